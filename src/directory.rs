@@ -1,1 +1,358 @@
-//! directory (to come).
+//! Who is in which team, and how do we know.
+//!
+//! Owns: one [`Account`] per person in memory, shared by all its sessions; when its membership is believed;
+//! the one re-query that everybody who needs it joins.
+//! Must not know: HTTP, cookies, routes, where a person may go.
+//!
+//! The request path reads [`Account::known`] and asks [`Directory::believed`]; neither waits. Only what is too
+//! old to be believed makes a request wait, in [`Directory::answer`].
+
+pub mod plan;
+pub mod requery;
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use moka::notification::RemovalCause;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use self::plan::{Ages, Freshness, Weather, freshness};
+use crate::bitbucket::Bitbucket;
+use crate::clock::{Clock, Timestamp};
+use crate::identity::{AccountId, VerifiedIdentity};
+use crate::membership::{Membership, TeamName};
+use crate::store::{self, AccountRecord, Grant, Store};
+use crate::telemetry::Telemetry;
+use crate::telemetry::audit::Event;
+
+/// What the directory is told by the configuration.
+pub struct Settings {
+    /// Bitbucket, as configured.
+    pub bitbucket: Bitbucket,
+    /// The only teams that become groups; `None`: every team of the account does.
+    pub teams: Option<Vec<TeamName>>,
+    /// The teams that some rule names: being listed is no proof of membership, so these are confirmed.
+    pub named: Vec<TeamName>,
+    /// The ages that matter.
+    pub ages: Ages,
+}
+
+impl Settings {
+    /// Whether an account with `membership` may be signed in at all: with `teams` given, only its members.
+    pub fn admits(&self, membership: &Membership) -> bool {
+        self.teams.is_none() || membership.teams().iter().any(|team| team.confirmed)
+    }
+}
+
+/// What is known of one account, as of a moment. Replaced as a whole when any of it changes.
+#[derive(Debug)]
+pub struct Known {
+    /// Who it is.
+    pub identity: VerifiedIdentity,
+    /// When name, e-mail and status were read.
+    pub profile_as_of: Timestamp,
+    /// The teams, and as of when.
+    pub membership: Membership,
+}
+
+/// One person, in memory.
+pub struct Account {
+    id: AccountId,
+    known: ArcSwap<Known>,
+    /// Milliseconds; moved at most once a second, so that busy accounts do not fight over a cache line.
+    used_at: AtomicU64,
+    condition: AtomicU8,
+    evicted: AtomicBool,
+    trouble: ArcSwapOption<Trouble>,
+    failures: AtomicU32,
+    flight: Mutex<Option<watch::Receiver<bool>>>,
+}
+
+/// Whether an account's grant still works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Condition {
+    /// It works, as far as we know.
+    Good = 0,
+    /// We lost a rotated token in a crash. What is known is believed up to its age; the next navigation goes
+    /// through Bitbucket again.
+    GrantLost = 1,
+    /// The person or Bitbucket withdrew it, or the account was deactivated: all sessions are over.
+    Ended = 2,
+}
+
+/// Why the last question went unanswered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// When the first of the failures in a row was.
+    pub since: Timestamp,
+    /// Not to be asked again before this moment.
+    pub not_before: Timestamp,
+    /// Whether Bitbucket is down, as opposed to saying something we cannot use.
+    pub weather: Weather,
+}
+
+impl Account {
+    fn new(known: Known, now: Timestamp) -> Account {
+        Account {
+            id: known.identity.account(),
+            known: ArcSwap::from_pointee(known),
+            used_at: AtomicU64::new(now.unix_millis()),
+            condition: AtomicU8::new(Condition::Good as u8),
+            evicted: AtomicBool::new(false),
+            trouble: ArcSwapOption::empty(),
+            failures: AtomicU32::new(0),
+            flight: Mutex::new(None),
+        }
+    }
+
+    /// Whose it is.
+    pub fn id(&self) -> AccountId {
+        self.id
+    }
+
+    /// What is known now.
+    pub fn known(&self) -> Arc<Known> {
+        self.known.load_full()
+    }
+
+    /// Whether its grant still works.
+    pub fn condition(&self) -> Condition {
+        match self.condition.load(Ordering::Acquire) {
+            0 => Condition::Good,
+            1 => Condition::GrantLost,
+            _ => Condition::Ended,
+        }
+    }
+
+    fn set_condition(&self, condition: Condition) {
+        // Ended is final: a new sign-in makes a new Account.
+        let _ = self.condition.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            (old != Condition::Ended as u8).then_some(condition as u8)
+        });
+    }
+
+    /// Whether memory pressure removed it: whoever holds it looks it up anew.
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Ordering::Acquire)
+    }
+
+    /// Notes that a request used the account.
+    pub fn touch(&self, now: Timestamp) {
+        if now.unix_millis().saturating_sub(self.used_at.load(Ordering::Relaxed)) >= 1_000 {
+            self.used_at.store(now.unix_millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Why the last question went unanswered, if it did.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble.load().as_deref().copied()
+    }
+
+    fn weather(&self) -> Weather {
+        self.trouble().map_or(Weather::Fair, |trouble| trouble.weather)
+    }
+}
+
+/// What a request that needs a younger membership is told.
+pub enum Answer {
+    /// This is known, and young enough.
+    Known(Arc<Known>),
+    /// Nobody can say right now. Never to be read as yes.
+    CannotTell {
+        /// Since when Bitbucket has not answered about this account.
+        since: Timestamp,
+        /// When it is worth asking again.
+        retry_after: Duration,
+    },
+    /// The account's sessions are over.
+    Ended,
+}
+
+/// How long a request waits for an answer before it is told that nobody can say.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many accounts are kept in memory. Each weighs about a kilobyte; the rest are read back when used.
+const CAPACITY: u64 = 100_000;
+
+/// The directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory(Arc<Inner>);
+
+struct Inner {
+    accounts: Cache<AccountId, Arc<Account>>,
+    store: Store,
+    clock: Clock,
+    telemetry: Telemetry,
+    /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
+    runtime: Handle,
+}
+
+impl Directory {
+    /// An empty directory that asks on `runtime`.
+    pub fn new(store: Store, clock: Clock, telemetry: Telemetry, runtime: Handle) -> Directory {
+        let accounts = Cache::builder()
+            .max_capacity(CAPACITY)
+            .eviction_listener(|_, account: Arc<Account>, cause| {
+                if cause == RemovalCause::Size {
+                    account.evicted.store(true, Ordering::Release);
+                }
+            })
+            .build();
+        Directory(Arc::new(Inner { accounts, store, clock, telemetry, runtime }))
+    }
+
+    /// The account, from memory or from the store; `None` when we know nothing of it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then nobody knows whether we know it.
+    pub async fn account(&self, id: AccountId, now: Timestamp) -> Result<Option<Arc<Account>>, store::Error> {
+        if let Some(account) = self.0.accounts.get(&id) {
+            return Ok(Some(account));
+        }
+        let Some(record) = self.0.store.account(id).await? else { return Ok(None) };
+        let known = Known {
+            identity: record.identity,
+            profile_as_of: record.profile_as_of,
+            membership: record.membership,
+        };
+        // Two requests may both have read it; the first to arrive makes the one that all share.
+        Ok(Some(self.0.accounts.get_with(id, || Arc::new(Account::new(known, now)))))
+    }
+
+    /// Takes in what a sign-in just learned. The grant and what is known are on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the store did not take it; nothing is changed in memory then.
+    pub async fn learn(&self, known: Known, grant: &Grant, now: Timestamp) -> Result<Arc<Account>, store::Error> {
+        let id = known.identity.account();
+        self.0.store.put_grant(id, grant, None).await?;
+        self.0.store.put_account(record(&known)).await?;
+        if let Some(account) = self.0.accounts.get(&id)
+            && account.condition() != Condition::Ended
+        {
+            account.set_condition(Condition::Good);
+            self.publish(&account, Arc::new(known));
+            account.touch(now);
+            return Ok(account);
+        }
+        let account = Arc::new(Account::new(known, now));
+        self.0.accounts.insert(id, account.clone());
+        Ok(account)
+    }
+
+    /// What is known, if it is young enough for a route that wants `route_max_age`. Never waits: when it will
+    /// soon be too old, the background loop is already on its way.
+    pub fn believed(
+        &self,
+        account: &Account,
+        settings: &Settings,
+        route_max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> Option<Arc<Known>> {
+        let known = account.known();
+        let fresh = freshness(known.membership.as_of(), now, &settings.ages, route_max_age, account.weather());
+        (fresh != Freshness::Stale).then_some(known)
+    }
+
+    /// Waits for a membership that is young enough: joins the one re-query of this account, at most 5 s.
+    pub async fn answer(
+        &self,
+        account: &Arc<Account>,
+        settings: &Arc<Settings>,
+        route_max_age: Option<Duration>,
+        now: Timestamp,
+    ) -> Answer {
+        let held_off = account.trouble().filter(|trouble| now < trouble.not_before);
+        if held_off.is_none() {
+            let mut done = self.requery(account, settings);
+            // The sender reports once or is dropped with its task; either way there is something to look at.
+            let _ = tokio::time::timeout(PATIENCE, done.wait_for(|done| *done)).await;
+        }
+        if account.condition() == Condition::Ended {
+            return Answer::Ended;
+        }
+        let now = self.0.clock.now().max(now);
+        match self.believed(account, settings, route_max_age, now) {
+            Some(known) => Answer::Known(known),
+            None => {
+                let trouble = account.trouble();
+                Answer::CannotTell {
+                    since: trouble.map_or(account.known().membership.as_of(), |trouble| trouble.since),
+                    retry_after: trouble
+                        .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
+                        .clamp(Duration::from_secs(1), Duration::from_secs(60)),
+                }
+            }
+        }
+    }
+
+    /// Starts the re-query of `account`, or joins the one that is under way. The receiver turns true when it
+    /// is over, well or badly.
+    pub fn requery(&self, account: &Arc<Account>, settings: &Arc<Settings>) -> watch::Receiver<bool> {
+        let mut flight = account.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(under_way) = flight.as_ref()
+            && !*under_way.borrow()
+            && under_way.has_changed().is_ok()
+        {
+            return under_way.clone();
+        }
+        let (done, joined) = watch::channel(false);
+        *flight = Some(joined.clone());
+        let (directory, account, settings) = (self.clone(), account.clone(), settings.clone());
+        self.0.runtime.spawn(async move {
+            requery::requery(&directory, &account, &settings).await;
+            done.send_replace(true);
+        });
+        joined
+    }
+
+    /// Ends every session of an account and forgets its tokens.
+    pub async fn end(&self, account: &Account, why: &'static str) {
+        account.set_condition(Condition::Ended);
+        let ended = self.0.store.end_account_sessions(account.id).await;
+        let forgotten = self.0.store.delete_grant(account.id).await;
+        // Only now: until the sessions are gone from the store, whoever looks the account up must find it ended.
+        self.0.accounts.invalidate(&account.id);
+        if let Err(error) = ended.as_ref().map(|_| ()).and(forgotten.as_ref().map(|_| ())) {
+            // In memory the sessions are over already; the store learns it when it is back and they are read.
+            tracing::error!(account.id = %account.id, %error, "an ended account could not be written down");
+        }
+        self.0.telemetry.audit(Event::SessionsEnded {
+            account: account.id,
+            reason: why,
+            count: ended.map_or(0, |keys| keys.len()),
+        });
+    }
+
+    /// All accounts in memory.
+    pub fn accounts(&self) -> impl Iterator<Item = Arc<Account>> + '_ {
+        self.0.accounts.iter().map(|(_, account)| account)
+    }
+
+    fn publish(&self, account: &Account, known: Arc<Known>) {
+        let before = account.known.swap(known.clone());
+        let change = known.membership.changes_since(&before.membership);
+        if !change.is_empty() {
+            self.0.telemetry.audit(Event::MembershipChanged {
+                account: account.id,
+                lost: change.lost,
+                gained: change.gained,
+                as_of: known.membership.as_of(),
+            });
+        }
+    }
+}
+
+fn record(known: &Known) -> AccountRecord {
+    AccountRecord {
+        identity: known.identity.clone(),
+        profile_as_of: known.profile_as_of,
+        membership: known.membership.clone(),
+    }
+}

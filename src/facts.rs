@@ -1,6 +1,6 @@
 //! What the gate needs to know of a request.
 //!
-//! Owns: [`Facts`], [`Shape`], [`shape`].
+//! Owns: [`Facts`], [`Arrival`], [`Shape`], [`shape`].
 //! Must not know: Pingora, axum, sockets. Whose forwarded headers are believed is decided where facts are
 //! gathered, in `proxy/facts`.
 
@@ -34,6 +34,53 @@ pub struct Facts<'a> {
     pub client: IpAddr,
     /// The name of this request in logs and on pages.
     pub request_id: &'a str,
+}
+
+/// The same, owned, without the headers: what outlives the connection's buffers.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// See [`Facts::now`].
+    pub now: Timestamp,
+    /// See [`Facts::scheme`].
+    pub scheme: Box<str>,
+    /// See [`Facts::host`].
+    pub host: Box<str>,
+    /// See [`Facts::authority`].
+    pub authority: Box<str>,
+    /// See [`Facts::path`].
+    pub path: Box<str>,
+    /// See [`Facts::query`].
+    pub query: Option<Box<str>>,
+    /// See [`Facts::client`].
+    pub client: IpAddr,
+    /// See [`Facts::request_id`].
+    pub request_id: Box<str>,
+}
+
+impl Arrival {
+    /// The facts, with what the connection still holds.
+    pub fn facts<'a>(&'a self, method: &'a Method, headers: &'a HeaderMap) -> Facts<'a> {
+        Facts {
+            now: self.now,
+            method,
+            scheme: &self.scheme,
+            host: &self.host,
+            authority: &self.authority,
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers,
+            client: self.client,
+            request_id: &self.request_id,
+        }
+    }
+
+    /// The address that was asked for, as a link on the same host: path and query.
+    pub fn link(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.to_string(),
+        }
+    }
 }
 
 /// What kind of answer a request can make use of.

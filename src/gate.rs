@@ -1,1 +1,284 @@
-//! gate (to come).
+//! The one place that admits a request.
+//!
+//! Owns: [`Gate::check`], from [`Facts`] to a [`Verdict`]; [`Pass`], the proof of admission.
+//! Must not know: Pingora, axum, how people sign in, what a page looks like.
+//!
+//! Everything that is not a clear yes is something else: no route, sign in, no, or cannot tell.
+
+pub mod cookie;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::ORIGIN;
+
+use crate::clock::Timestamp;
+use crate::directory::{self, Answer, Condition, Directory, Known};
+use crate::facts::{Facts, Shape, shape};
+use crate::gate::cookie::SessionId;
+use crate::keys::Keyring;
+use crate::live::{Live, LiveSession};
+use crate::policy::{self, Decision, Subject};
+use crate::route::{Refusal, Route, Table, Target};
+use crate::session;
+use crate::telemetry::Telemetry;
+
+/// What the gate is told by the configuration.
+pub struct Settings {
+    /// Every route.
+    pub routes: Table<Arc<Route>>,
+    /// How long sessions live.
+    pub session: session::Settings,
+    /// How the cookie looks.
+    pub cookie: cookie::Settings,
+    /// Whose memberships are believed for how long.
+    pub directory: Arc<directory::Settings>,
+}
+
+/// What becomes of a request.
+pub enum Verdict {
+    /// No route matches: 404, before anything else is looked at.
+    NoRoute,
+    /// The path holds something that this route did not opt into: 400.
+    OddPath(Arc<Route>, Refusal),
+    /// It goes to the app.
+    Forward(Pass),
+    /// Nobody is signed in: 302 for a navigation, 401 for anything else.
+    SignIn(SignIn),
+    /// Somebody is signed in and may not.
+    Deny(Denied),
+    /// Nobody can say right now: 503.
+    CannotTell(CannotTell),
+    /// A WebSocket that another site's page opened with our visitor's cookie: 403.
+    ForeignOrigin(Arc<Route>),
+}
+
+/// Proof that a request was admitted, by which rule. Only [`Gate::check`] makes it.
+pub struct Pass {
+    route: Arc<Route>,
+    who: Option<Who>,
+}
+
+/// Who was admitted.
+#[derive(Clone)]
+pub struct Who {
+    /// The session.
+    pub session: Arc<LiveSession>,
+    /// What was known of the account when it was admitted.
+    pub known: Arc<Known>,
+}
+
+impl Who {
+    fn subject(&self) -> Subject<'_> {
+        Subject::Account { identity: &self.known.identity, membership: &self.known.membership }
+    }
+}
+
+impl Pass {
+    /// Where the request goes.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// Who was admitted; `None` on a public route.
+    pub fn who(&self) -> Option<&Who> {
+        self.who.as_ref()
+    }
+
+    /// By which rule. Decided on again, since deciding is pure and costs less than keeping a copy.
+    pub fn decision(&self) -> Decision<'_> {
+        policy::decide(&self.route.policy, self.who.as_ref().map_or(Subject::Anonymous, Who::subject))
+    }
+}
+
+/// A request that needs somebody.
+pub struct SignIn {
+    /// Where it was going.
+    pub route: Arc<Route>,
+    /// Why there is nobody.
+    pub why: Nobody,
+}
+
+/// Why there is nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nobody {
+    /// No cookie of ours.
+    NoCookie,
+    /// A cookie under our name that we did not make, or whose session is over: it is taken away.
+    DeadCookie,
+    /// The session stands, but its Bitbucket tokens were lost: one silent trip through Bitbucket mends it.
+    GrantLost,
+}
+
+/// A request that was refused.
+pub struct Denied {
+    /// Where it was going.
+    pub route: Arc<Route>,
+    /// Who asked.
+    pub who: Who,
+    /// Whether the account is in none of the teams that may use this gateway at all.
+    pub outside: Outside,
+}
+
+/// Whether a refusal is about the route or about the gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outside {
+    /// The account is in none of the configured teams any more.
+    OfEveryTeam,
+    /// This route's rule did not admit it.
+    OfThisRule,
+}
+
+/// A request nobody can decide on.
+pub struct CannotTell {
+    /// Where it was going.
+    pub route: Arc<Route>,
+    /// What is missing.
+    pub missing: Missing,
+    /// When it is worth asking again.
+    pub retry_after: Duration,
+}
+
+/// What is missing for a decision.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// Bitbucket has not answered about this account since then.
+    Membership(Timestamp),
+    /// The session store does not answer.
+    Store,
+}
+
+/// Admits requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Gate {
+    /// Which keys open cookies.
+    pub keyring: Arc<Keyring>,
+    /// The live sessions.
+    pub live: Live,
+    /// Who is in which team.
+    pub directory: Directory,
+    /// Where bad cookies are counted.
+    pub telemetry: Telemetry,
+}
+
+impl Gate {
+    /// Decides on one request. In steady state nothing is awaited: a session that is in memory with a
+    /// membership young enough is decided on with one look-up.
+    pub async fn check(&self, settings: &Settings, facts: &Facts<'_>, target: &Target<'_>) -> Verdict {
+        let Some(route) = settings.routes.find(facts.host, facts.path, facts.method) else {
+            return Verdict::NoRoute;
+        };
+        if let Err(refusal) = target.allowed_by(route.allow_in_path) {
+            return Verdict::OddPath(route.clone(), refusal);
+        }
+        if let Decision::Allow(_) = policy::decide(&route.policy, Subject::Anonymous) {
+            return Verdict::Forward(Pass { route: route.clone(), who: None });
+        }
+        let session = match self.session(settings, facts).await {
+            Found::Session(session) => session,
+            Found::Nobody(why) => return Verdict::SignIn(SignIn { route: route.clone(), why }),
+            Found::StoreAway => {
+                return Verdict::CannotTell(CannotTell {
+                    route: route.clone(),
+                    missing: Missing::Store,
+                    retry_after: Duration::from_secs(5),
+                });
+            }
+        };
+        if is_foreign_websocket(facts) {
+            return Verdict::ForeignOrigin(route.clone());
+        }
+        if session.account.condition() == Condition::GrantLost
+            && shape(facts.method, facts.headers) == Shape::Navigation
+        {
+            return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::GrantLost });
+        }
+        let known = match self.known(settings, &session, route, facts.now).await {
+            Answer::Known(known) => known,
+            Answer::Ended => {
+                return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie });
+            }
+            Answer::CannotTell { since, retry_after } => {
+                let missing = Missing::Membership(since);
+                return Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after });
+            }
+        };
+        self.decide(settings, route, Who { session, known })
+    }
+
+    fn decide(&self, settings: &Settings, route: &Arc<Route>, who: Who) -> Verdict {
+        let route = route.clone();
+        if !settings.directory.admits(&who.known.membership) {
+            return Verdict::Deny(Denied { route, who, outside: Outside::OfEveryTeam });
+        }
+        match policy::decide(&route.policy, who.subject()) {
+            Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who) }),
+            Decision::Deny(_) => Verdict::Deny(Denied { route, who, outside: Outside::OfThisRule }),
+            Decision::CannotTell(_) => {
+                let missing = Missing::Membership(who.known.membership.as_of());
+                Verdict::CannotTell(CannotTell { route, missing, retry_after: Duration::from_secs(10) })
+            }
+            Decision::AskSignIn => Verdict::SignIn(SignIn { route, why: Nobody::DeadCookie }),
+        }
+    }
+
+    /// Who is asking, by cookie. Of several cookies under our name the first that is a live session counts:
+    /// a sibling host can add cookies, but not make one.
+    pub async fn session(&self, settings: &Settings, facts: &Facts<'_>) -> Found {
+        let mut why = Nobody::NoCookie;
+        for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
+            why = Nobody::DeadCookie;
+            let Some(id) = SessionId::open(value, &self.keyring) else {
+                self.telemetry.metrics.bad_cookie();
+                continue;
+            };
+            let key = id.key();
+            if let Some(session) = self.live.in_memory(&key, &settings.session, facts.now) {
+                return Found::Session(session);
+            }
+            match self.live.find(key, &settings.session, facts.now).await {
+                Ok(Some(session)) => return Found::Session(session),
+                Ok(None) => {}
+                Err(error) => {
+                    self.telemetry.warn_limited("store", facts.now, &error);
+                    return Found::StoreAway;
+                }
+            }
+        }
+        Found::Nobody(why)
+    }
+
+    async fn known(
+        &self,
+        settings: &Settings,
+        session: &LiveSession,
+        route: &Route,
+        now: Timestamp,
+    ) -> Answer {
+        match self.directory.believed(&session.account, &settings.directory, route.max_age, now) {
+            Some(known) => Answer::Known(known),
+            None => self.directory.answer(&session.account, &settings.directory, route.max_age, now).await,
+        }
+    }
+}
+
+/// What the cookies of a request come to.
+pub enum Found {
+    /// A live session.
+    Session(Arc<LiveSession>),
+    /// Nobody.
+    Nobody(Nobody),
+    /// The store does not answer, so nobody can say.
+    StoreAway,
+}
+
+/// Browsers send cookies with any page's WebSocket, and no CORS stands in the way: one that names another
+/// origin is refused. Programs that send no `Origin` are not browsers and carry the cookie on purpose.
+fn is_foreign_websocket(facts: &Facts<'_>) -> bool {
+    let upgrades = facts.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    upgrades
+        && facts.headers.get(ORIGIN).is_some_and(|origin| {
+            let ours = format!("{}://{}", facts.scheme, facts.authority);
+            !origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes())
+        })
+}

@@ -1,1 +1,255 @@
-//! live (to come).
+//! Live sessions: what the request path looks up, in one fast map.
+//!
+//! Owns: [`Live`] and [`LiveSession`]: a session's record, its handle to the account, what was made for it.
+//! Must not know: cookies, routes, Bitbucket.
+//!
+//! The map is a cache of the store: a session that is not in it is read once and stays while it is used.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use papaya::HashMap;
+
+use crate::assertion;
+use crate::clock::Timestamp;
+use crate::directory::{Account, Condition, Directory};
+use crate::identity::AccountId;
+use crate::session::{Record, SessionKey, Settings, Standing, standing};
+use crate::store::{self, Store};
+
+/// One signed-in browser, in memory.
+pub struct LiveSession {
+    /// What it is kept under.
+    pub key: SessionKey,
+    /// What was written down at its beginning.
+    pub record: Record,
+    /// Whose it is: the handle to what is known now.
+    pub account: Arc<Account>,
+    /// What apps are told about this session, made once per route and kept until near expiry.
+    pub outgoing: assertion::Cache,
+    used_at: AtomicU64,
+    written_at: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl LiveSession {
+    /// When it was last used.
+    pub fn used_at(&self) -> Timestamp {
+        Timestamp::from_unix_millis(self.used_at.load(Ordering::Relaxed))
+    }
+
+    /// Whether it still counts.
+    pub fn is_live(&self, settings: &Settings, now: Timestamp) -> bool {
+        !self.ended.load(Ordering::Acquire)
+            && self.account.condition() != Condition::Ended
+            && standing(&self.record, self.used_at(), settings, now) == Standing::Live
+    }
+
+    /// Notes that a request used it. Once a second is enough, and spares the cache line.
+    fn touch(&self, now: Timestamp) {
+        if now.unix_millis().saturating_sub(self.used_at.load(Ordering::Relaxed)) >= 1_000 {
+            self.used_at.store(now.unix_millis(), Ordering::Relaxed);
+        }
+        self.account.touch(now);
+    }
+}
+
+/// How many sessions are kept in memory, at most; the least recently used go first.
+const CAPACITY: usize = 500_000;
+
+/// The live sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Live(Arc<Inner>);
+
+struct Inner {
+    sessions: HashMap<SessionKey, Arc<LiveSession>>,
+    /// Ended a moment ago: a look-up that read the store just before must not bring them back.
+    ended: HashMap<SessionKey, Timestamp>,
+    store: Store,
+    directory: Directory,
+}
+
+impl Live {
+    /// None yet.
+    pub fn new(store: Store, directory: Directory) -> Live {
+        Live(Arc::new(Inner { sessions: HashMap::new(), ended: HashMap::new(), store, directory }))
+    }
+
+    /// The session under `key`, if it is in memory and still counts. The request path: one lookup, no I/O.
+    pub fn in_memory(&self, key: &SessionKey, settings: &Settings, now: Timestamp) -> Option<Arc<LiveSession>> {
+        let session = self.0.sessions.pin().get(key).cloned()?;
+        if session.account.is_evicted() || !session.is_live(settings, now) {
+            return None;
+        }
+        session.touch(now);
+        Some(session)
+    }
+
+    /// The session under `key`, read from the store when memory does not have it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then nobody knows whether the session exists.
+    pub async fn find(
+        &self,
+        key: SessionKey,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Option<Arc<LiveSession>>, store::Error> {
+        if let Some(session) = self.in_memory(&key, settings, now) {
+            return Ok(Some(session));
+        }
+        let Some(record) = self.0.store.session(key).await? else { return Ok(None) };
+        let used_at = match self.0.sessions.pin().get(&key) {
+            // It is here and does not count: the store may be behind, never ahead.
+            Some(session) if !session.account.is_evicted() => return Ok(None),
+            Some(session) => session.used_at().max(record.last_used_at),
+            None => record.last_used_at,
+        };
+        if standing(&record, used_at, settings, now) != Standing::Live {
+            return Ok(None);
+        }
+        let Some(account) = self.0.directory.account(record.account, now).await? else { return Ok(None) };
+        // Asked again, since the account may have been ended, and read back anew, in between.
+        if account.condition() == Condition::Ended || self.0.store.session(key).await?.is_none() {
+            return Ok(None);
+        }
+        let session = self.keep(key, record, account, now);
+        Ok(session.is_live(settings, now).then_some(session))
+    }
+
+    /// Begins a session: it is on disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the store did not take it; there is no session then.
+    pub async fn begin(
+        &self,
+        key: SessionKey,
+        account: Arc<Account>,
+        browser: Browser,
+        now: Timestamp,
+    ) -> Result<Arc<LiveSession>, store::Error> {
+        let record = Record {
+            account: account.id(),
+            begun_at: now,
+            last_used_at: now,
+            address: browser.address,
+            user_agent: browser.user_agent,
+        };
+        self.0.store.put_session(key, &record).await?;
+        Ok(self.keep(key, record, account, now))
+    }
+
+    /// Ends one session, at once.
+    ///
+    /// # Errors
+    ///
+    /// When the store did not take it: the session is over in memory, but a restart would bring it back.
+    pub async fn end(&self, key: SessionKey, now: Timestamp) -> Result<(), store::Error> {
+        self.0.ended.pin().insert(key, now);
+        if let Some(session) = self.0.sessions.pin().get(&key) {
+            session.ended.store(true, Ordering::Release);
+        }
+        self.0.store.end_session(key).await?;
+        self.0.sessions.pin().remove(&key);
+        Ok(())
+    }
+
+    /// The sessions of one account that are in memory or in the store, youngest first.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read.
+    pub async fn of_account(&self, id: AccountId) -> Result<Vec<(SessionKey, Record)>, store::Error> {
+        let mut sessions = self.0.store.sessions_of(id).await?;
+        for (key, record) in &mut sessions {
+            if let Some(live) = self.0.sessions.pin().get(key) {
+                record.last_used_at = live.used_at();
+            }
+        }
+        sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.begun_at));
+        Ok(sessions)
+    }
+
+    /// How many are in memory.
+    pub fn count(&self) -> usize {
+        self.0.sessions.len()
+    }
+
+    /// Writes down what was used since last time and forgets what no longer counts. Called by a timer; requests
+    /// never wait for it.
+    ///
+    /// # Errors
+    ///
+    /// When the store did not take it. The touches are kept and tried again.
+    pub async fn tidy(&self, settings: &Settings, now: Timestamp) -> Result<(), store::Error> {
+        let (mut used, mut over, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        {
+            let sessions = self.0.sessions.pin();
+            for (key, session) in sessions.iter() {
+                if session.is_live(settings, now) {
+                    kept.push((session.used_at(), *key));
+                } else {
+                    over.push(*key);
+                }
+                if session.used_at.load(Ordering::Relaxed) > session.written_at.load(Ordering::Relaxed) {
+                    used.push((*key, session.used_at()));
+                }
+            }
+        }
+        if kept.len() > CAPACITY {
+            kept.sort_unstable();
+            over.extend(kept.drain(..kept.len() - CAPACITY).map(|(_, key)| key));
+        }
+        if !used.is_empty() {
+            self.0.store.touch_sessions(used.clone()).await?;
+        }
+        self.0.ended.pin().retain(|_, ended_at| now.since(*ended_at) < TOMBSTONE);
+        let sessions = self.0.sessions.pin();
+        for (key, used_at) in used {
+            if let Some(session) = sessions.get(&key) {
+                session.written_at.store(used_at.unix_millis(), Ordering::Relaxed);
+            }
+        }
+        for key in over {
+            sessions.remove(&key);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, key: SessionKey, record: Record, account: Arc<Account>, now: Timestamp) -> Arc<LiveSession> {
+        let session = Arc::new(LiveSession {
+            key,
+            used_at: AtomicU64::new(now.unix_millis()),
+            written_at: AtomicU64::new(record.last_used_at.unix_millis()),
+            record,
+            account,
+            outgoing: assertion::Cache::default(),
+            ended: AtomicBool::new(false),
+        });
+        self.0.sessions.pin().insert(key, session.clone());
+        // After the insertion: whichever of this and `end` comes second sees the other.
+        if self.0.ended.pin().contains_key(&key) {
+            session.ended.store(true, Ordering::Release);
+        }
+        session.account.touch(now);
+        session
+    }
+}
+
+/// What a browser shows of itself, kept for the person's own eyes.
+#[derive(Clone, Debug, Default)]
+pub struct Browser {
+    /// Where it is.
+    pub address: Option<IpAddr>,
+    /// What it calls itself, at most 200 bytes.
+    pub user_agent: Option<Box<str>>,
+}
+
+/// How long an ended session is remembered; longer than any look-up takes.
+const TOMBSTONE: Duration = Duration::from_secs(300);
+/// How often [`Live::tidy`] is called.
+pub const TIDY_EVERY: Duration = Duration::from_secs(20);

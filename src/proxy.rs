@@ -1,1 +1,315 @@
-//! proxy (to come).
+//! The proxy: one short method per phase of Pingora, nothing else.
+//!
+//! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
+//!
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
+//! ([`upstream`]).
+
+pub mod context;
+pub mod facts;
+pub mod own;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use axum::Router;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, SERVER};
+use http::{Response, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use tokio::runtime::Handle;
+
+use self::context::{Admitted, Answered, Context, Stage};
+use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
+use self::upstream::{Resolver, dress, peer};
+use crate::assertion::Occasion;
+use crate::clock::Clock;
+use crate::facts::{Arrival, shape};
+use crate::gate::{Pass, Verdict, Who};
+use crate::pages::{self, Asked, Services, refusal, render};
+use crate::snapshot::{Current, Snapshot};
+use crate::telemetry::Telemetry;
+use crate::telemetry::access::Entry;
+use crate::telemetry::labels::{Decision, StatusClass};
+
+/// How long a client may keep a connection open between two requests.
+const KEEP_ALIVE_SECONDS: u64 = 75;
+
+/// The proxy.
+pub struct Proxy {
+    /// The configuration in force.
+    pub current: Current,
+    /// What decides and what answers.
+    pub services: Services,
+    /// Our own pages.
+    pub router: Router,
+    /// Where our own pages run.
+    pub runtime: Handle,
+    /// Tells the time, once per request.
+    pub clock: Clock,
+    /// Names requests.
+    pub ids: RequestIds,
+    /// Knows where apps are.
+    pub resolver: Resolver,
+    /// Counts and records.
+    pub telemetry: Telemetry,
+    /// How many requests are under way: what a shutdown waits for.
+    pub under_way: Arc<AtomicUsize>,
+}
+
+/// Counts a request as under way until it is dropped.
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Proxy {
+    /// Answers a request ourselves.
+    async fn answer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        answered: Answered,
+        answer: Response<Bytes>,
+    ) -> Result<bool> {
+        context.stage = Stage::Answered(Box::new(answered));
+        own::write(session, answer).await?;
+        Ok(true)
+    }
+
+    /// Gets what the app will be told and admits the request, or answers it.
+    async fn admit(&self, session: &mut Session, context: &mut Context, reading: Reading, pass: Pass) -> Result<bool> {
+        let snapshot = context.snapshot.clone();
+        let outgoing = match pass.who() {
+            None => None,
+            Some(Who { session: live, known }) => {
+                let audience = snapshot.audience(pass.route(), &reading.arrival.host);
+                let occasion = Occasion {
+                    route: pass.route(),
+                    audience: &audience,
+                    known,
+                    session: &live.key,
+                    session_ends_at: live.record.begun_at.plus(snapshot.gate.session.lifetime),
+                };
+                let now = reading.arrival.now;
+                match self.services.assertions.outgoing(&live.outgoing, &snapshot.assertion, &occasion, now) {
+                    Ok(outgoing) => Some(outgoing),
+                    Err(error) => {
+                        tracing::error!(request_id = &*reading.arrival.request_id, %error, "no assertion, so no request");
+                        let page = render::internal(&pages::common(&snapshot, &reading.arrival), request_shape(session));
+                        let mut answered = Answered::of(reading.arrival, Decision::Error);
+                        answered.route = Some(pass.route().name.clone());
+                        return self.answer(session, context, answered, page).await;
+                    }
+                }
+            }
+        };
+        if session.is_upgrade_req() {
+            // A WebSocket that is silent for a minute is not a client that stalls.
+            session.set_read_timeout(None);
+        }
+        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
+        Ok(false)
+    }
+
+    async fn refuse(&self, session: &mut Session, context: &mut Context, reading: Reading, verdict: Verdict) -> Result<bool> {
+        let header = session.req_header();
+        let asked = Asked {
+            arrival: reading.arrival,
+            snapshot: context.snapshot.clone(),
+            method: header.method.clone(),
+            headers: header.headers.clone(),
+        };
+        let (decision, answer) = refusal::answer(&self.services, &asked, &verdict);
+        let arrival = asked.arrival;
+        let answered = match &verdict {
+            Verdict::Deny(denied) => Answered::denied(arrival, denied),
+            _ => Answered { route: verdict.route().map(|route| route.name.clone()), reason: verdict.reason().map(Box::from), ..Answered::of(arrival, decision) },
+        };
+        if let Verdict::Deny(denied) = &verdict {
+            self.telemetry.audit.record(answered.arrival.now, &denied.event(&answered.arrival));
+        }
+        self.answer(session, context, answered, answer).await
+    }
+}
+
+fn request_shape(session: &Session) -> crate::facts::Shape {
+    let header = session.req_header();
+    shape(&header.method, &header.headers)
+}
+
+fn peer_of(session: &Session) -> Peer {
+    let address = session.client_addr().and_then(|address| address.as_inet()).map_or(NO_ADDRESS, |inet| inet.ip());
+    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    Peer { address, tls: if tls { Tls::Yes } else { Tls::No } }
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        Context {
+            started: Instant::now(),
+            snapshot: self.current.load_full(),
+            stage: Stage::Arrived,
+            gate: None,
+            first_byte: None,
+            upstream_error: None,
+            in_flight: self.telemetry.metrics.request_in_flight(),
+            under_way: UnderWay(self.under_way.clone()),
+        }
+    }
+
+    /// None: the compressor that Pingora installs by default would only cost.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
+        session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+        let snapshot = context.snapshot.clone();
+        let peer = peer_of(session);
+        let now = self.clock.now();
+        let reading = match facts::read(session.req_header(), peer, &snapshot.edge, &self.ids, now) {
+            Ok(reading) => reading,
+            Err((unreadable, arrival)) => {
+                // Where its end is in doubt, so is the beginning of the next one.
+                session.set_keepalive(None);
+                let page = own::unreadable(session, &snapshot, &arrival, &unreadable);
+                let mut answered = Answered::of(*arrival, Decision::BadRequest);
+                answered.reason = Some(unreadable.to_string().into());
+                return self.answer(session, context, answered, page).await;
+            }
+        };
+        if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path) && snapshot.serves(&reading.arrival.host) {
+            let answer = own::ask(session, &self.router, &self.runtime, &snapshot, &reading.arrival).await;
+            let answered = Answered::of(reading.arrival, Decision::Own);
+            return self.answer(session, context, answered, answer).await;
+        }
+        let header = session.req_header();
+        let verdict = {
+            let facts = reading.arrival.facts(&header.method, &header.headers);
+            self.services.gate.check(&snapshot.gate, &facts, &reading.target).await
+        };
+        context.gate = Some(context.started.elapsed());
+        match verdict {
+            Verdict::Forward(pass) => self.admit(session, context, reading, pass).await,
+            verdict => self.refuse(session, context, reading, verdict).await,
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let upstream = &admitted.pass.route().upstream;
+        let address = self.resolver.address(upstream).await.map_err(|error| {
+            context.upstream_error = Some("dns");
+            Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
+        })?;
+        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream)))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let Admitted { reading, outgoing, .. } = admitted;
+        // Exactly what was decided on, whatever was sent.
+        request.set_raw_path(reading.target.wire().as_bytes())?;
+        dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
+            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+    }
+
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if context.first_byte.is_none() {
+            let decided = context.gate.unwrap_or_default();
+            context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
+        }
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        let admitted = context.stage.admitted().map_err(closed)?;
+        strip_hop_by_hop(response);
+        if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
+            response.insert_header("x-request-id", id)?;
+        }
+        if admitted.pass.who().is_some() {
+            keep_private(response)?;
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let gone = matches!(error.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed)
+            && error.esource() == &ErrorSource::Downstream;
+        let status = status_of(error);
+        if gone || session.response_written().is_some() {
+            return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
+        }
+        let kind = kind_of(error);
+        context.upstream_error.get_or_insert(kind);
+        let arrival = context.stage.arrival().cloned();
+        let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+        let page = match (&arrival, &route) {
+            (Some(arrival), Ok(route)) => {
+                tracing::warn!(
+                    request_id = &*arrival.request_id,
+                    route = &*route.name,
+                    upstream = &*route.upstream.url,
+                    kind,
+                    "the upstream failed: {}",
+                    reason_of(error)
+                );
+                let common = pages::common(&context.snapshot, arrival);
+                let (again, shape) = (arrival.link(), request_shape(session));
+                match status {
+                    502 => render::app_down(&common, &route.name, &again, shape),
+                    504 => render::app_slow(&common, &route.name, &again, shape),
+                    400 => render::bad_request(&common, "The request could not be read to its end.", shape),
+                    _ => render::internal(&common, shape),
+                }
+            }
+            _ => {
+                tracing::warn!(kind, "a request failed before it was understood: {}", reason_of(error));
+                Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
+            }
+        };
+        session.set_keepalive(None);
+        // The client may be gone by now; then there is nobody to tell.
+        let _ = own::write(session, page).await;
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let total = context.started.elapsed();
+        self.telemetry.request_over(session_entry(session, context, error, status, total), context);
+    }
+
+    /// Pingora would print whole requests, cookies included.
+    fn request_summary(&self, _: &Session, context: &Context) -> String {
+        context.stage.arrival().map_or_else(|| "a request".to_owned(), |arrival| format!("request {}", arrival.request_id))
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+}

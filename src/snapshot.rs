@@ -1,1 +1,126 @@
-//! snapshot (to come).
+//! Everything that the configuration decides, compiled and ready, behind one pointer.
+//!
+//! Owns: [`Snapshot`], [`Current`], [`Edge`].
+//! Must not know: the file it came from.
+//!
+//! A request loads the pointer once and keeps what it got to its end; a reload swaps the pointer, whole.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use url::Url;
+
+use crate::route::Route;
+use crate::{assertion, gate, login};
+
+/// One compiled configuration.
+pub struct Snapshot {
+    /// What the gate decides by.
+    pub gate: gate::Settings,
+    /// How people sign in.
+    pub login: login::Settings,
+    /// How assertions are made.
+    pub assertion: assertion::Settings,
+    /// What concerns the edges only.
+    pub edge: Edge,
+    /// Every route, in the order of the file.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// The configuration in force. Cheap to clone; clones see the same swap.
+pub type Current = Arc<ArcSwap<Snapshot>>;
+
+/// What concerns the edges only.
+pub struct Edge {
+    /// The gateway's own origin.
+    pub external_url: Url,
+    /// Where Bitbucket sends browsers back: host and path of the redirect URI.
+    pub callback: Callback,
+    /// Whose forwarded headers are believed. Default: nobody's.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Names that no client may send to an app, folded by [`fold`].
+    pub stripped: HashSet<Box<str>>,
+    /// Names that clients may send although they look like such: `strip_headers.keep`. Folded.
+    pub kept: HashSet<Box<str>>,
+    /// Whom visitors may ask.
+    pub contact: Option<Box<str>>,
+    /// Whether refusals say which teams would open the door.
+    pub requirements: Requirements,
+    /// Bitbucket's web origin, for links and for `form-action`.
+    pub bitbucket_web: Url,
+    /// How long an app may take.
+    pub upstream: UpstreamTimeouts,
+}
+
+/// Where Bitbucket sends browsers back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Callback {
+    /// The host, as [`crate::facts::Facts::host`] has it.
+    pub host: Box<str>,
+    /// The path, canonical.
+    pub path: Box<str>,
+}
+
+/// Whether refusals say which teams would open the door.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Requirements {
+    /// They do. The default.
+    Shown,
+    /// `hide_requirements: true`.
+    Hidden,
+}
+
+/// How long an app may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpstreamTimeouts {
+    /// To take a connection, TLS included. Default 5 s.
+    pub connect: Duration,
+    /// Between two reads, the first byte of the answer included. Default 60 s. Not for WebSockets.
+    pub read: Duration,
+    /// Between two writes. Default 60 s.
+    pub write: Duration,
+}
+
+impl Edge {
+    /// Whether a path on `host` is one of the gateway's own.
+    pub fn is_own(&self, host: &str, path: &str) -> bool {
+        path == "/.teamgate" || path.starts_with("/.teamgate/") || (host == &*self.callback.host && path == &*self.callback.path)
+    }
+
+    /// Whether `address` is a proxy of ours.
+    pub fn trusts(&self, address: std::net::IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|net| net.contains(&address.to_canonical()))
+    }
+}
+
+impl Snapshot {
+    /// Whether the gateway answers on `host` at all: some route serves it, or it is the gateway's own.
+    pub fn serves(&self, host: &str) -> bool {
+        host == &*self.edge.callback.host
+            || self.edge.external_url.host_str() == Some(host)
+            || (self.login.serves)(host)
+    }
+}
+
+/// Folds a header name the way CGI, WSGI, FastCGI and PHP do when they make variables of names: what is not a
+/// letter or a digit becomes the same character. `X_Auth_User` and `X.Auth.User` are `x-auth-user` to an app.
+pub fn fold(name: &str) -> String {
+    name.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '-' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_an_app_cannot_tell_apart_are_one() {
+        for name in ["X-Auth-User", "x_auth_user", "X.Auth_User", "X!Auth~User"] {
+            assert_eq!(fold(name), "x-auth-user");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The session cookie: how it is named, written, read and cleared.
+//!
+//! Owns: [`Settings`], [`SessionId`], [`find`], the attributes of every cookie the gateway sets.
+//! Must not know: what a session is, who is asking.
+//!
+//! A cookie says nothing: it is a random id and a MAC over it, so that what is not ours is recognised before
+//! anything is looked up.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cookie::{Cookie, SameSite};
+use http::header::COOKIE;
+use http::{HeaderMap, HeaderValue};
+
+use crate::entropy::Entropy;
+use crate::keys::{Keyring, Purpose};
+use crate::session::SessionKey;
+
+/// How the gateway's cookies look on this installation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The parent domain that all hosts share; `None` for host-only cookies.
+    pub domain: Option<Box<str>>,
+    /// Whether browsers speak TLS to us: sets `Secure`, and with a host-only cookie the `__Host-` prefix.
+    pub secure: Secure,
+    /// `SameSite` of the session cookie.
+    pub same_site: SameSite,
+    name: Box<str>,
+}
+
+/// Whether browsers reach the gateway over TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Secure {
+    /// Over https; cookies never travel in the clear.
+    Yes,
+    /// Over http, which configuration allows on loopback only.
+    LoopbackHttp,
+}
+
+impl Settings {
+    /// Names the cookie: `__Host-teamgate` where the browser can hold us to it (RFC 6265bis §4.1.3), else
+    /// `teamgate`.
+    pub fn new(domain: Option<Box<str>>, secure: Secure, same_site: SameSite) -> Settings {
+        let name = match (&domain, secure) {
+            (None, Secure::Yes) => "__Host-teamgate",
+            _ => "teamgate",
+        };
+        Settings { domain, secure, same_site, name: name.into() }
+    }
+
+    /// The session cookie's name. Every other cookie of ours begins with it and a hyphen.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A cookie of ours that lasts for `max_age`.
+    pub fn set(&self, name: &str, value: &str, max_age: Duration, same_site: SameSite) -> HeaderValue {
+        let seconds = i64::try_from(max_age.as_secs()).unwrap_or(i64::MAX);
+        self.header(name, value, seconds, same_site)
+    }
+
+    /// Takes a cookie of ours away again. Browsers ignore this unless every attribute is repeated
+    /// (CVE-2025-55162).
+    pub fn clear(&self, name: &str) -> HeaderValue {
+        self.header(name, "", 0, self.same_site)
+    }
+
+    fn header(&self, name: &str, value: &str, max_age: i64, same_site: SameSite) -> HeaderValue {
+        let mut cookie = Cookie::build((name, value))
+            .path("/")
+            .http_only(true)
+            .same_site(same_site)
+            .max_age(time::Duration::seconds(max_age));
+        if self.secure == Secure::Yes {
+            cookie = cookie.secure(true);
+        }
+        if let Some(domain) = &self.domain {
+            cookie = cookie.domain(&**domain);
+        }
+        // Names and values are ours: base64url, digits and dots.
+        HeaderValue::try_from(cookie.build().to_string()).unwrap_or(HeaderValue::from_static(""))
+    }
+
+    /// Whether a cookie called `name` is one of ours, to be kept from the apps.
+    pub fn is_ours(&self, name: &[u8]) -> bool {
+        match name.strip_prefix(self.name.as_bytes()) {
+            Some([]) => true,
+            Some([first, ..]) => *first == b'-',
+            None => false,
+        }
+    }
+}
+
+/// The values of every cookie called `name`, over all `Cookie` fields (HTTP/2 splits them, RFC 9113 §8.2.3),
+/// byte for byte: no decoding, no quotes, nothing trimmed but spaces. Browsers and servers that were more
+/// generous let sibling hosts plant cookies under foreign names.
+pub fn find<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pairs(headers).filter_map(move |(found, value)| (found == name.as_bytes()).then_some(value))
+}
+
+/// All cookies as name and value, in order.
+pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b';')).filter_map(
+        |pair| {
+            let start = pair.iter().position(|byte| *byte != b' ')?;
+            let pair = &pair[start..];
+            let end = pair.iter().rposition(|byte| *byte != b' ').map_or(0, |at| at + 1);
+            let pair = &pair[..end];
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            Some((&pair[..equals], &pair[equals + 1..]))
+        },
+    )
+}
+
+/// The secret name of a session: 256 random bits that only the browser keeps.
+pub struct SessionId([u8; 32]);
+
+/// How many bytes of MAC stand behind the id.
+const TAG: usize = 16;
+
+impl SessionId {
+    /// A new id.
+    pub fn draw(entropy: &Entropy) -> SessionId {
+        SessionId(entropy.bytes())
+    }
+
+    /// The cookie's value: id and MAC, 64 characters of base64url.
+    pub fn seal(&self, keyring: &Keyring) -> String {
+        let mut bytes = [0_u8; 32 + TAG];
+        bytes[..32].copy_from_slice(&self.0);
+        bytes[32..].copy_from_slice(&keyring.mac(Purpose::SessionCookie, &self.0));
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Reads a cookie's value. `None` when we did not make it, whatever else it is.
+    pub fn open(value: &[u8], keyring: &Keyring) -> Option<SessionId> {
+        let mut bytes = [0_u8; 32 + TAG];
+        // The exact length first: base64 of anything longer is not worth decoding.
+        if value.len() != 64 || URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()? != bytes.len() {
+            return None;
+        }
+        let (id, tag) = bytes.split_at(32);
+        keyring.verify_mac(Purpose::SessionCookie, id, tag).then(|| {
+            let mut own = [0; 32];
+            own.copy_from_slice(id);
+            SessionId(own)
+        })
+    }
+
+    /// What the session is kept under.
+    pub fn key(&self) -> SessionKey {
+        let mut key = [0; 32];
+        key.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        SessionKey(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host_only() -> Settings {
+        Settings::new(None, Secure::Yes, SameSite::Lax)
+    }
+
+    fn cookies(fields: &[&'static str]) -> HeaderMap {
+        fields.iter().map(|field| (COOKIE, HeaderValue::from_static(field))).collect()
+    }
+
+    #[test]
+    fn the_prefix_is_used_wherever_a_browser_honours_it() {
+        assert_eq!(host_only().name(), "__Host-teamgate");
+        assert_eq!(Settings::new(Some("example.com".into()), Secure::Yes, SameSite::Lax).name(), "teamgate");
+        assert_eq!(Settings::new(None, Secure::LoopbackHttp, SameSite::Lax).name(), "teamgate");
+    }
+
+    #[test]
+    fn a_cookie_is_at_most_100_bytes_and_opens_again() {
+        let keyring = Keyring::for_tests();
+        let id = SessionId::draw(&Entropy::system());
+        let value = id.seal(&keyring);
+        assert!(host_only().name().len() + 1 + value.len() <= 100);
+        assert_eq!(SessionId::open(value.as_bytes(), &keyring).map(|id| id.key()), Some(id.key()));
+    }
+
+    #[test]
+    fn what_we_did_not_make_is_not_opened() {
+        let keyring = Keyring::for_tests();
+        let value = SessionId::draw(&Entropy::system()).seal(&keyring);
+        for at in 0..value.len() {
+            let mut forged = value.clone().into_bytes();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            // The last character's low bits carry nothing only if the length were not a multiple of three.
+            assert!(SessionId::open(&forged, &keyring).is_none(), "{at}");
+        }
+        assert!(SessionId::open(b"", &keyring).is_none());
+        assert!(SessionId::open(&value.as_bytes()[..63], &keyring).is_none());
+        assert!(SessionId::open(format!("{value}A").as_bytes(), &keyring).is_none());
+        assert!(SessionId::open(&[0xff; 64], &keyring).is_none());
+    }
+
+    #[test]
+    fn names_are_compared_byte_for_byte_over_all_fields() {
+        let found = |fields: &[&'static str]| -> Vec<Vec<u8>> {
+            find(&cookies(fields), "__Host-teamgate").map(<[u8]>::to_vec).collect()
+        };
+        assert_eq!(found(&["a=1; __Host-teamgate=x; b=2"]), [b"x"]);
+        assert_eq!(found(&["a=1", "__Host-teamgate=x"]), [b"x"]);
+        assert_eq!(found(&["__Host-teamgate=x;__Host-teamgate=y"]), [b"x", b"y"]);
+        for planted in ["__host-teamgate=x", "\t__Host-teamgate=x", "__%48ost-teamgate=x", "\"__Host-teamgate\"=x", "__Host-teamgate =x"] {
+            assert!(found(&[planted]).is_empty(), "{planted}");
+        }
+    }
+
+    #[test]
+    fn ours_are_told_from_those_of_the_apps() {
+        let settings = host_only();
+        for (name, ours) in [("__Host-teamgate", true), ("__Host-teamgate-try-abc", true), ("__Host-teamgater", false), ("teamgate", false), ("session", false)] {
+            assert_eq!(settings.is_ours(name.as_bytes()), ours, "{name}");
+        }
+    }
+
+    #[test]
+    fn clearing_repeats_every_attribute_of_setting() -> Result<(), http::header::ToStrError> {
+        let settings = Settings::new(Some("example.com".into()), Secure::Yes, SameSite::Lax);
+        let set = settings.set("teamgate", "v", Duration::from_secs(60), SameSite::Lax);
+        assert_eq!(set.to_str()?, "teamgate=v; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=60");
+        assert_eq!(settings.clear("teamgate").to_str()?, "teamgate=; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=0");
+        Ok(())
+    }
+}

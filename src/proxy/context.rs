@@ -1,0 +1,113 @@
+//! What a request has come to, from phase to phase.
+//!
+//! Owns: [`Context`], [`Stage`]. A phase that finds a stage it does not expect fails closed.
+//! Must not know: how a stage is reached.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::facts::Reading;
+use crate::assertion::Outgoing;
+use crate::facts::Arrival;
+use crate::gate::{Denied, Pass};
+use crate::snapshot::Snapshot;
+use crate::telemetry::labels::Decision;
+use crate::telemetry::metrics::InFlight;
+
+/// One request, as far as it has come.
+pub struct Context {
+    /// When the first byte of it was handed to us.
+    pub started: Instant,
+    /// The configuration that it is decided by, from beginning to end.
+    pub snapshot: Arc<Snapshot>,
+    /// How far it is.
+    pub stage: Stage,
+    /// From arrival to decision.
+    pub gate: Option<Duration>,
+    /// From decision to the first byte of the app's answer.
+    pub first_byte: Option<Duration>,
+    /// What went wrong with the app, as a kind.
+    pub upstream_error: Option<&'static str>,
+    /// Counts it as in flight until it is dropped, panic or not.
+    pub in_flight: InFlight,
+}
+
+/// How far a request is.
+pub enum Stage {
+    /// Nothing has been understood.
+    Arrived,
+    /// Admitted, to be forwarded.
+    Admitted(Box<Admitted>),
+    /// Answered by the gateway itself.
+    Answered(Box<Answered>),
+}
+
+/// A request that goes to an app.
+pub struct Admitted {
+    /// Where and when.
+    pub reading: Reading,
+    /// By which rule.
+    pub pass: Pass,
+    /// What the app is told; `None` on public routes.
+    pub outgoing: Option<Arc<Outgoing>>,
+}
+
+/// A request that the gateway answered.
+pub struct Answered {
+    /// Where and when.
+    pub arrival: Arrival,
+    /// What it counts as.
+    pub decision: Decision,
+    /// The route that it would have gone to.
+    pub route: Option<Box<str>>,
+    /// Why it was not let through, for the log.
+    pub reason: Option<Box<str>>,
+    /// Whose it was.
+    pub account: Option<crate::identity::AccountId>,
+}
+
+/// A phase met a stage that it cannot follow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a request that was not admitted was about to be forwarded")]
+pub struct NotAdmitted;
+
+impl Stage {
+    /// What was admitted.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdmitted`]: whoever asks must not go on.
+    pub fn admitted(&self) -> Result<&Admitted, NotAdmitted> {
+        match self {
+            Stage::Admitted(admitted) => Ok(admitted),
+            Stage::Arrived | Stage::Answered(_) => Err(NotAdmitted),
+        }
+    }
+
+    /// Where and when, as far as understood.
+    pub fn arrival(&self) -> Option<&Arrival> {
+        match self {
+            Stage::Arrived => None,
+            Stage::Admitted(admitted) => Some(&admitted.reading.arrival),
+            Stage::Answered(answered) => Some(&answered.arrival),
+        }
+    }
+}
+
+impl Answered {
+    /// An answer that has nothing to do with any route.
+    pub fn of(arrival: Arrival, decision: Decision) -> Answered {
+        Answered { arrival, decision, route: None, reason: None, account: None }
+    }
+
+    /// An answer to somebody whom a rule did not admit.
+    pub fn denied(arrival: Arrival, denied: &Denied) -> Answered {
+        Answered {
+            arrival,
+            decision: Decision::Deny,
+            route: Some(denied.route.name.clone()),
+            reason: Some(denied.reason().into()),
+            account: Some(denied.who.session.account.id()),
+        }
+    }
+}

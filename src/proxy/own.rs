@@ -1,0 +1,129 @@
+//! Requests that the gateway answers itself.
+//!
+//! Owns: taking a small body off the connection, the way through the router, writing an answer.
+//! Must not know: what the router does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use http::{Method, Request, Response, StatusCode};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use tokio::runtime::Handle;
+use tower::ServiceExt;
+
+use crate::facts::{Arrival, shape};
+use crate::pages::{self, Asked, render};
+use crate::snapshot::Snapshot;
+
+/// How long a form for one of our own pages may be, and how long it may take to arrive.
+const BODY_LIMIT: usize = 64 * 1024;
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Hands a request to the router and gives what comes back.
+///
+/// The router runs in a task of its own: a visitor who goes away must not cut a sign-in in two, between a code
+/// that is spent and a session that is stored.
+pub async fn ask(
+    session: &mut Session,
+    router: &Router,
+    runtime: &Handle,
+    snapshot: &Arc<Snapshot>,
+    arrival: &Arrival,
+) -> Response<Bytes> {
+    let header = session.req_header();
+    let (method, headers) = (header.method.clone(), header.headers.clone());
+    let asked = Asked { arrival: arrival.clone(), snapshot: snapshot.clone(), method: method.clone(), headers };
+    let body = match read_body(session).await {
+        Ok(body) => body,
+        Err(TooMuch) => {
+            session.set_keepalive(None);
+            return render::too_large(&asked.common(), asked.shape());
+        }
+    };
+    let failed = render::internal(&asked.common(), asked.shape());
+    let uri = if &*arrival.path == "/.teamgate" { "/.teamgate".to_owned() } else { arrival.link() };
+    let mut request = Request::new(Body::from(body));
+    *request.method_mut() = method;
+    match uri.parse() {
+        Ok(uri) => *request.uri_mut() = uri,
+        Err(_) => return failed,
+    }
+    *request.headers_mut() = asked.headers.clone();
+    request.extensions_mut().insert(asked);
+    let answer = runtime.spawn(router.clone().oneshot(request)).await;
+    let Ok(Ok(answer)) = answer else {
+        tracing::error!(request_id = &*arrival.request_id, "one of our own pages failed; please report this");
+        return failed;
+    };
+    let (parts, body) = answer.into_parts();
+    match axum::body::to_bytes(body, 8 * 1024 * 1024).await {
+        Ok(body) => Response::from_parts(parts, body),
+        Err(_) => failed,
+    }
+}
+
+/// The body is longer, or slower, than a form of ours.
+struct TooMuch;
+
+async fn read_body(session: &mut Session) -> Result<Bytes, TooMuch> {
+    // Asking a request without a body for its body would wait for ever.
+    if session.is_body_empty() {
+        return Ok(Bytes::new());
+    }
+    let read = async {
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            if body.len() + chunk.len() > BODY_LIMIT {
+                return Err(TooMuch);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Bytes::from(body))
+    };
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(TooMuch))
+}
+
+/// Writes an answer of ours. Keeps the connection: `respond_error` of Pingora would close it.
+///
+/// # Errors
+///
+/// When the client is gone.
+pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::Result<()> {
+    let (parts, body) = answer.into_parts();
+    let without_body = session.req_header().method == Method::HEAD
+        || parts.status == StatusCode::NO_CONTENT
+        || parts.status == StatusCode::NOT_MODIFIED;
+    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 2))?;
+    for (name, value) in &parts.headers {
+        header.append_header(name.clone(), value.clone())?;
+    }
+    if !header.headers.contains_key(http::header::CONTENT_LENGTH) {
+        header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
+    }
+    session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
+    if !without_body && !body.is_empty() {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// A page for a request that was not even understood.
+pub fn unreadable(
+    session: &Session,
+    snapshot: &Snapshot,
+    arrival: &Arrival,
+    unreadable: &super::facts::Unreadable,
+) -> Response<Bytes> {
+    use super::facts::Unreadable;
+    let header = session.req_header();
+    let shape = shape(&header.method, &header.headers);
+    let common = pages::common(snapshot, arrival);
+    match unreadable {
+        Unreadable::Target(_) | Unreadable::Framing => render::bad_request(&common, &unreadable.to_string(), shape),
+        Unreadable::Method => render::method_not_allowed(&common, &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], shape),
+        Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
+    }
+}
