@@ -78,8 +78,12 @@ pub(super) struct GrantedIn {
     pub(super) uuid: Option<String>,
 }
 
-/// Reads a body, or tells what is wrong with it; `what` names the shape.
+/// Reads an object, or tells what is wrong with the body; `what` names the shape.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &'static str) -> Result<T, Kind> {
+    // serde would take `["member"]` for `{"permission": "member"}`.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Kind::Shape(what));
+    }
     serde_json::from_slice(body).map_err(|error| unreadable(&error, what))
 }
 
