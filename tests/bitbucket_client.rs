@@ -42,8 +42,10 @@ enum Reply {
     Raw(String),
     /// These bytes, then nothing, for ever.
     Hang(String),
-    /// These bytes, then zeros without end.
-    Endless(String),
+    /// These bytes, then 4 MiB of zeros, then nothing, for ever.
+    Huge(String),
+    /// These bytes, 30 ms late.
+    Late(String),
 }
 
 fn reply(status: u16, headers: &str, body: &str) -> Reply {
@@ -121,9 +123,15 @@ async fn serve(
                 stream.write_all(text.as_bytes()).await?;
                 held.push(stream);
             }
-            Reply::Endless(text) => {
+            Reply::Huge(text) => {
                 stream.write_all(text.as_bytes()).await?;
-                while stream.write_all(&[b'0'; 8192]).await.is_ok() {}
+                // Fails as soon as the client has had enough.
+                let _ = stream.write_all(&vec![b'0'; 4 << 20]).await;
+                held.push(stream);
+            }
+            Reply::Late(text) => {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                stream.write_all(text.as_bytes()).await?;
             }
         }
     }
@@ -590,9 +598,12 @@ async fn a_slow_answer_ends_with_the_deadline_of_the_whole_question() -> Checked
         assert_eq!((error.label(), error.remedy()), ("timeout", Remedy::Retry));
         assert_eq!(fake.outcomes(), [(Endpoint::User, "timeout")]);
     }
-    let fake = Fake::with_timeout(Duration::from_millis(300), |seen| match seen.n {
-        0 => json(200, &format!(r#"{{"values":[],"next":"{}/2.0/user/workspaces?page=2"}}"#, seen.base)),
-        _ => Reply::Hang(String::new()),
+    // Twenty pages take 600 ms at least: no page is late, all together are.
+    let fake = Fake::with_timeout(Duration::from_millis(250), |seen| {
+        match json(200, &format!(r#"{{"values":[],"next":"{}/2.0/user/workspaces?page=2"}}"#, seen.base)) {
+            Reply::Raw(text) => Reply::Late(text),
+            other => other,
+        }
     })
     .await?;
     let error = error(fake.bitbucket.workspaces(&secret(TOKEN)).await)?;
@@ -605,7 +616,7 @@ async fn a_huge_answer_is_not_read_to_its_end() -> Checked {
     let told = "HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n".to_owned();
     let untold = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_owned();
     for head in [told, untold] {
-        let fake = Fake::start(move |_| Reply::Endless(head.clone())).await?;
+        let fake = Fake::start(move |_| Reply::Huge(head.clone())).await?;
         let error = error(fake.bitbucket.profile(&secret(TOKEN)).await)?;
         assert_eq!((error.label(), error.remedy()), ("too_long", Remedy::Report));
         assert_eq!(fake.outcomes(), [(Endpoint::User, "broken")]);
