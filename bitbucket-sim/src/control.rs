@@ -269,7 +269,9 @@ struct NewUser {
 
 fn add_user(world: &mut World, it: NewUser) -> Result<(), Problem> {
     let mut user = User::new(&it.user, it.display_name.as_deref().unwrap_or(&it.user));
-    user.uuid = it.uuid.unwrap_or(user.uuid);
+    if let Some(uuid) = &it.uuid {
+        user = user.with_uuid(uuid);
+    }
     user.nickname = it.nickname.or(user.nickname);
     world.add_user(user);
     Ok(())

@@ -55,3 +55,7 @@ pub use self::world::{
     Budget, BudgetScope, Client, EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET, Email, Grant, Inactive,
     Membership, Permission, Regime, Repository, RepositoryPermission, Unknown, User, Workspace, World,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -1,16 +1,18 @@
 //! All that the pretend Bitbucket knows, and the rules by which it changes.
 //!
-//! Owns: the state and its knobs. People are in `world/people.rs`, teams in `world/teams.rs`, repositories in
-//! `world/repositories.rs`, applications with their grants and tokens in `world/grants.rs`, the call budget
-//! in `world/budget.rs`, the demonstration in `world/example.rs`.
+//! Owns: the state and its knobs. Below it: `people`, `teams` and `repositories`; `clients` (applications),
+//! `grants` (what users agreed to) and `tokens` (what follows from that); `budget` (how many calls);
+//! `example` (the demonstration).
 //! Must not know: HTTP, sockets, pages. Everything here is a function of the state and its clock.
 
 mod budget;
+mod clients;
 mod example;
 mod grants;
 mod people;
 mod repositories;
 mod teams;
+mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -20,12 +22,14 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 pub use self::budget::{Budget, BudgetScope};
+pub use self::clients::Client;
 pub use self::example::{EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET};
-pub(crate) use self::grants::{Asked, AuthorizeRefusal, Bearer, Issued, Request, TokenRefusal};
-pub use self::grants::{Client, Grant};
+pub use self::grants::Grant;
+pub(crate) use self::grants::{Asked, AuthorizeRefusal, Request};
 pub use self::people::{Email, Inactive, User};
 pub use self::repositories::{Repository, RepositoryPermission};
 pub use self::teams::{Membership, Permission, Workspace};
+pub(crate) use self::tokens::{Bearer, Issued, TokenRefusal};
 
 use crate::clock::Clock;
 use crate::faults::{Fault, FaultKind};
@@ -81,8 +85,8 @@ pub struct World {
     clients: Vec<Client>,
     grants: Vec<Grant>,
     codes: HashMap<String, grants::Code>,
-    access_tokens: HashMap<String, grants::AccessToken>,
-    refresh_tokens: HashMap<String, grants::RefreshToken>,
+    access_tokens: HashMap<String, tokens::AccessToken>,
+    refresh_tokens: HashMap<String, tokens::RefreshToken>,
     lockouts: BTreeMap<String, OffsetDateTime>,
     spent: Vec<(String, OffsetDateTime)>,
     faults: Vec<Fault>,

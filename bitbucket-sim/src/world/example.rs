@@ -28,7 +28,7 @@ impl World {
             ("dan", "Dan Duarte", "{d0000000-0000-4000-8000-0000000000d1}"),
             ("eve", "Eve Ekholm", "{e0000000-0000-4000-8000-0000000000e1}"),
         ] {
-            world.add_user(User { uuid: uuid.to_owned(), ..User::new(id, name) });
+            world.add_user(User::new(id, name).with_uuid(uuid));
         }
         for (slug, name, uuid) in [
             ("acme", "Acme", "{aaaaaaaa-0000-4000-8000-000000000001}"),

@@ -57,18 +57,25 @@ pub enum Inactive {
 impl User {
     /// An active person with a confirmed primary address at example.com and a uuid derived from the id.
     pub fn new(id: &str, display_name: &str) -> User {
-        let uuid = uuid_of(&format!("user {id}"));
-        User {
+        let user = User {
             id: id.to_owned(),
-            account_id: Some(format!("712020:{}", uuid.trim_matches(['{', '}']))),
-            uuid,
+            uuid: String::new(),
+            account_id: None,
             nickname: Some(id.to_owned()),
             username: Some(format!("{id}_example")),
             display_name: display_name.to_owned(),
             account_status: "active".to_owned(),
             kind: "user".to_owned(),
             emails: vec![Email { address: format!("{id}@example.com"), confirmed: true, primary: true }],
-        }
+        };
+        user.with_uuid(&uuid_of(&format!("user {id}")))
+    }
+
+    /// The same with this uuid, and an `account_id` to match.
+    #[must_use]
+    pub fn with_uuid(self, uuid: &str) -> User {
+        let account_id = Some(format!("712020:{}", uuid.trim_matches(['{', '}'])));
+        User { uuid: uuid.to_owned(), account_id, ..self }
     }
 
     /// False for a deactivated or closed account.
