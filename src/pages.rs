@@ -1,1 +1,6 @@
-//! pages (to come).
+//! The gateway's own pages and answers.
+
+pub mod problem;
+pub mod render;
+pub mod reply;
+mod words;
