@@ -1,0 +1,431 @@
+//! The values that metric labels can have.
+//!
+//! Owns: one enum per label, [`Labels`]. A label value comes from one of these or is the name of a configured
+//! route, never from a client: a label that a client chooses is memory that a client can fill.
+
+/// One label, or two: what tells the series of a metric family apart.
+pub trait Labels: Copy + 'static {
+    /// Names of the labels, in order, each with every value that it can have.
+    fn columns() -> Vec<(&'static str, Vec<&'static str>)>;
+
+    /// Every combination of values, in the order of [`Labels::index`].
+    fn all() -> Vec<Self>;
+
+    /// The values of this combination, in the order of [`Labels::columns`].
+    fn values(self) -> Vec<&'static str>;
+
+    /// The place of this combination in [`Labels::all`].
+    fn index(self) -> usize;
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $enum:ident is $name:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $enum {
+            $($(#[$vdoc])* $variant,)+
+        }
+
+        impl $enum {
+            /// Every value, in the order of their definition.
+            pub const ALL: &'static [$enum] = &[$($enum::$variant,)+];
+
+            /// As it stands in metrics and logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $($enum::$variant => $text,)+ }
+            }
+        }
+
+        impl Labels for $enum {
+            fn columns() -> Vec<(&'static str, Vec<&'static str>)> {
+                vec![($name, vec![$($text,)+])]
+            }
+
+            fn all() -> Vec<$enum> {
+                $enum::ALL.to_vec()
+            }
+
+            fn values(self) -> Vec<&'static str> {
+                vec![self.as_str()]
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+impl<A: Labels + One, B: Labels + One> Labels for (A, B) {
+    fn columns() -> Vec<(&'static str, Vec<&'static str>)> {
+        [A::columns(), B::columns()].concat()
+    }
+
+    fn all() -> Vec<(A, B)> {
+        A::all().into_iter().flat_map(|a| B::all().into_iter().map(move |b| (a, b))).collect()
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        [self.0.values(), self.1.values()].concat()
+    }
+
+    fn index(self) -> usize {
+        self.0.index() * B::COUNT + self.1.index()
+    }
+}
+
+/// A single label. Only the enums of this file are: a pair knows by it how wide its rows are.
+pub trait One {
+    /// How many values there are.
+    const COUNT: usize;
+}
+
+macro_rules! one {
+    ($($enum:ident)+) => {
+        $(impl One for $enum { const COUNT: usize = $enum::ALL.len(); })+
+    };
+}
+
+one! {
+    AssertionSource CallOutcome CloseReason CookieFault Decision Endpoint Freshness LogStream
+    RecordKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation StreamKind
+}
+
+label! {
+    /// What the gateway decided about a request.
+    Decision is "decision" {
+        /// A signed-in account was let through by a rule.
+        Allow = "allow",
+        /// The route is public; nobody was asked who they are.
+        Public = "public",
+        /// Nobody was signed in: sent to sign in, or told to.
+        SignIn = "sign_in",
+        /// The rule of the route says no.
+        Deny = "deny",
+        /// The membership is too old and no younger one was to be had: neither yes nor no.
+        CannotTell = "cannot_tell",
+        /// No route has this host, path and method.
+        NoRoute = "no_route",
+        /// The request is malformed or ambiguous.
+        BadRequest = "bad_request",
+        /// One of the gateway's own pages.
+        Own = "own",
+        /// Something of ours failed.
+        Error = "error",
+    }
+}
+
+label! {
+    /// The first digit of the status that the client got.
+    StatusClass is "status" {
+        /// 100–199, of which only 101 ends a request.
+        Informational = "1xx",
+        /// 200–299.
+        Success = "2xx",
+        /// 300–399.
+        Redirection = "3xx",
+        /// 400–499.
+        ClientError = "4xx",
+        /// 500–599.
+        ServerError = "5xx",
+        /// No answer was sent, or one with a status beyond these.
+        Other = "other",
+    }
+}
+
+impl StatusClass {
+    /// The class of `status`; 0 stands for "no answer was sent".
+    pub const fn of(status: u16) -> StatusClass {
+        match status / 100 {
+            1 => StatusClass::Informational,
+            2 => StatusClass::Success,
+            3 => StatusClass::Redirection,
+            4 => StatusClass::ClientError,
+            5 => StatusClass::ServerError,
+            _ => StatusClass::Other,
+        }
+    }
+}
+
+label! {
+    /// How a sign-in ended.
+    SignInOutcome is "outcome" {
+        /// A session began.
+        Ok = "ok",
+        /// The account is in none of the configured teams.
+        NotInTeams = "not_in_teams",
+        /// The person pressed *Cancel* at Bitbucket.
+        Declined = "declined",
+        /// The account is no person, or has no uuid.
+        NoPerson = "no_person",
+        /// The `state` is not ours, or of another browser, or was used before.
+        BadState = "bad_state",
+        /// The `state` is older than ten minutes.
+        StateExpired = "state_expired",
+        /// The third round in a minute: cookies are blocked.
+        Loop = "loop",
+        /// Too many attempts from one address.
+        RateLimited = "rate_limited",
+        /// Bitbucket refuses our client or the redirect URI: the operator must act.
+        Misconfigured = "misconfigured",
+        /// Bitbucket did not answer, or not with what was asked for.
+        BitbucketFailed = "bitbucket_failed",
+        /// The session could not be stored.
+        StoreFailed = "store_failed",
+    }
+}
+
+label! {
+    /// How young a membership is.
+    Freshness is "freshness" {
+        /// Younger than `refresh_after`.
+        Fresh = "fresh",
+        /// Older than that, and still believed.
+        Due = "due",
+        /// Older than `max_age`: not believed, unless Bitbucket is down.
+        Stale = "stale",
+    }
+}
+
+label! {
+    /// How a re-query of a membership ended.
+    RequeryOutcome is "outcome" {
+        /// The same groups as before.
+        Unchanged = "unchanged",
+        /// Other groups than before.
+        Changed = "changed",
+        /// The account withdrew the grant, or is deactivated: its sessions end.
+        GrantGone = "grant_gone",
+        /// Bitbucket answered 429.
+        Throttled = "throttled",
+        /// No answer, or a 5xx, or half of one. The previous membership stays.
+        Unavailable = "unavailable",
+        /// An answer that we cannot read, or an endpoint that is no more.
+        Unexpected = "unexpected",
+        /// Our own store was in the way.
+        StoreFailed = "store_failed",
+    }
+}
+
+label! {
+    /// How a refresh of an access token ended.
+    RefreshOutcome is "outcome" {
+        /// A new pair of tokens is on disk.
+        Ok = "ok",
+        /// Another replica had done it.
+        DoneElsewhere = "done_elsewhere",
+        /// Refused: the grant is withdrawn.
+        Refused = "refused",
+        /// Refused after a crash between the answer and the write: the token is lost, not the grant.
+        Lost = "lost",
+        /// No answer.
+        Unavailable = "unavailable",
+    }
+}
+
+label! {
+    /// What was asked of Bitbucket.
+    Endpoint is "endpoint" {
+        /// Code or refresh token for tokens.
+        Token = "token",
+        /// `/2.0/user`.
+        User = "user",
+        /// `/2.0/user/emails`.
+        Emails = "emails",
+        /// `/2.0/user/workspaces`.
+        Workspaces = "workspaces",
+        /// `/2.0/user/workspaces/{team}/permission`.
+        WorkspacePermission = "workspace_permission",
+        /// What an account may do in a repository.
+        RepositoryPermission = "repository_permission",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label! {
+    /// What came of a call to Bitbucket.
+    CallOutcome is "status" {
+        /// 200–299.
+        Success = "2xx",
+        /// 300–399; never followed.
+        Redirection = "3xx",
+        /// 400, among them OAuth's errors.
+        BadRequest = "400",
+        /// 401.
+        Unauthorized = "401",
+        /// 403.
+        Forbidden = "403",
+        /// 404.
+        NotFound = "404",
+        /// 410: the endpoint has been removed.
+        Gone = "410",
+        /// 429.
+        TooMany = "429",
+        /// 500–599.
+        ServerError = "5xx",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// No connection, or one that broke.
+        Unreachable = "unreachable",
+        /// The body is not what was asked for, or too long.
+        Malformed = "malformed",
+        /// Any other status.
+        Other = "other",
+    }
+}
+
+impl CallOutcome {
+    /// What an answer with `status` counts as.
+    pub const fn of(status: u16) -> CallOutcome {
+        match status {
+            200..=299 => CallOutcome::Success,
+            300..=399 => CallOutcome::Redirection,
+            400 => CallOutcome::BadRequest,
+            401 => CallOutcome::Unauthorized,
+            403 => CallOutcome::Forbidden,
+            404 => CallOutcome::NotFound,
+            410 => CallOutcome::Gone,
+            429 => CallOutcome::TooMany,
+            500..=599 => CallOutcome::ServerError,
+            _ => CallOutcome::Other,
+        }
+    }
+}
+
+label! {
+    /// Where the assertion of a request came from.
+    AssertionSource is "source" {
+        /// Signed now.
+        Signed = "signed",
+        /// Signed before and still good.
+        Cache = "cache",
+    }
+}
+
+label! {
+    /// What was asked of the store.
+    StoreOperation is "operation" {
+        /// Read a session.
+        SessionRead = "session_read",
+        /// Begin or touch sessions.
+        SessionWrite = "session_write",
+        /// End sessions.
+        SessionEnd = "session_end",
+        /// List sessions.
+        SessionList = "session_list",
+        /// Read a grant.
+        GrantRead = "grant_read",
+        /// Write a grant.
+        GrantWrite = "grant_write",
+        /// Use up a `state` or a hand-over ticket.
+        Redeem = "redeem",
+        /// Take, keep or leave a lease.
+        Lease = "lease",
+        /// Read or write signing keys.
+        Keys = "keys",
+        /// Read or write which uuid a slug had.
+        SlugPins = "slug_pins",
+        /// Hear of what other replicas changed.
+        Changes = "changes",
+        /// Remove what has expired.
+        Sweep = "sweep",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label! {
+    /// What a record of the store holds.
+    RecordKind is "kind" {
+        /// A session.
+        Session = "session",
+        /// The tokens of an account.
+        Grant = "grant",
+        /// A signing key.
+        Key = "key",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+label! {
+    /// Why a session cookie was of no use.
+    CookieFault is "fault" {
+        /// It has not the shape of ours.
+        Malformed = "malformed",
+        /// It has the shape of ours and no key of ours made it.
+        Forged = "forged",
+        /// It is ours, and the session is over or unknown.
+        NoSession = "no_session",
+    }
+}
+
+label! {
+    /// What kind of long-lived connection.
+    StreamKind is "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// Server-sent events.
+        EventStream = "event_stream",
+        /// gRPC.
+        Grpc = "grpc",
+        /// Any other response that was still open when its pass was looked at again.
+        Other = "other",
+    }
+}
+
+label! {
+    /// Why the gateway closed an open connection.
+    CloseReason is "reason" {
+        /// The session ended: signed out, revoked, expired.
+        SessionEnded = "session_ended",
+        /// The rule of the route stopped allowing.
+        AccessLost = "access_lost",
+        /// The membership is too old to say.
+        CannotTell = "cannot_tell",
+        /// The gateway is going down.
+        Drain = "drain",
+    }
+}
+
+label! {
+    /// One of the log streams.
+    LogStream is "stream" {
+        /// A line for each request.
+        Access = "access",
+        /// A line for each event that matters to security.
+        Audit = "audit",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_stands_at_its_index() {
+        let all = <(Endpoint, CallOutcome)>::all();
+        assert_eq!(all.len(), Endpoint::COUNT * CallOutcome::COUNT);
+        for (place, pair) in all.into_iter().enumerate() {
+            assert_eq!(pair.index(), place);
+        }
+    }
+
+    #[test]
+    fn a_status_beyond_the_known_is_other() {
+        for (status, class, call) in [
+            (101, "1xx", "other"),
+            (200, "2xx", "2xx"),
+            (302, "3xx", "3xx"),
+            (410, "4xx", "410"),
+            (418, "4xx", "other"),
+            (503, "5xx", "5xx"),
+            (0, "other", "other"),
+            (999, "other", "other"),
+        ] {
+            assert_eq!(StatusClass::of(status).as_str(), class, "{status}");
+            assert_eq!(CallOutcome::of(status).as_str(), call, "{status}");
+        }
+    }
+}

@@ -1,0 +1,822 @@
+//! Every metric: name, unit, labels, meaning. One table, in [`Metrics::new`].
+//!
+//! Owns: the registry, [`Metrics`], [`RouteMetrics`], [`InFlight`].
+//! Must not know: who counts, and what for. `docs/metrics.md` is rendered from this file by [`reference`].
+//!
+//! Series that a request touches are resolved beforehand: counting takes no lock and allocates nothing.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use super::labels::{
+    AssertionSource, CallOutcome, CloseReason, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream,
+    One, RecordKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, StreamKind,
+};
+use super::process::Process;
+use super::reference::Row;
+
+/// The `route` of a request for the gateway's own pages. No configured name has parentheses.
+pub const OWN: &str = "(own)";
+
+/// The `route` of a request that got no route: none matches, or it was refused before.
+pub const NO_ROUTE: &str = "(none)";
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A metric that cannot be made or rendered: a mistake in this file.
+#[derive(Debug, thiserror::Error)]
+#[error("a metric is defined wrongly; please report this")]
+pub struct Error(#[from] prometheus::Error);
+
+/// All metrics of the process.
+pub struct Metrics {
+    requests: IntCounterVec,
+    gate: HistogramVec,
+    first_byte: HistogramVec,
+    total: HistogramVec,
+    in_flight: IntGauge,
+    streams: Gauges<StreamKind>,
+    /// Open connections that the gateway closed.
+    pub connections_closed: Counters<CloseReason>,
+    /// Cookies under our name that were of no use.
+    pub bad_cookies: Counters<CookieFault>,
+
+    /// Browsers sent to Bitbucket.
+    pub sign_in_starts: IntCounter,
+    /// Ends of sign-ins.
+    pub sign_ins: Counters<SignInOutcome>,
+    /// Sessions that count.
+    pub sessions: IntGauge,
+
+    /// Memberships in memory, by age.
+    pub memberships: Gauges<Freshness>,
+    /// Age of the oldest membership that an account in use has, in seconds.
+    pub oldest_membership: Gauge,
+    /// Ends of re-queries.
+    pub requeries: Counters<RequeryOutcome>,
+    /// How much longer than configured the re-query interval is; 1 is as configured.
+    pub requery_stretch: Gauge,
+    /// Slugs that turned up with another uuid.
+    pub slug_changes_refused: IntCounter,
+
+    /// Calls to Bitbucket.
+    pub bitbucket_calls: Counters<(Endpoint, CallOutcome)>,
+    /// How long they took.
+    pub bitbucket_call_seconds: Histograms<Endpoint>,
+    /// Calls left in the budget.
+    pub bitbucket_budget: Gauge,
+    /// Ends of token refreshes.
+    pub token_refreshes: Counters<RefreshOutcome>,
+
+    /// Assertions sent to upstreams.
+    pub assertions: Counters<AssertionSource>,
+
+    /// What was asked of the store.
+    pub store_operations: Counters<StoreOperation>,
+    /// What of that failed.
+    pub store_errors: Counters<StoreOperation>,
+    /// How long it took.
+    pub store_seconds: Histograms<StoreOperation>,
+    /// Records that could not be read.
+    pub corrupted_records: Counters<RecordKind>,
+
+    /// Log lines that were dropped.
+    pub log_lines_dropped: Counters<LogStream>,
+    config_info: IntGaugeVec,
+    config_routes: IntGauge,
+    process: Process,
+
+    registry: Registry,
+    rows: Vec<Row>,
+    at_scrape: RwLock<Vec<AtScrape>>,
+}
+
+type AtScrape = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Makes all metrics, each at zero, in a registry of their own. `version` and `commit` are what was built.
+    ///
+    /// # Errors
+    ///
+    /// Only by a mistake in this file, which a test would notice.
+    pub fn new(version: &str, commit: &str) -> Result<Metrics, Error> {
+        let mut t = Table { registry: Registry::new(), rows: Vec::new() };
+
+        t.section("Requests");
+        let requests = t.requests(
+            "teamgate_requests_total",
+            "Requests answered.",
+            "`error` or `cannot_tell` rising means people are kept out by us, not by a rule; `deny` rising on \
+             one route means a rule or a team changed.",
+        )?;
+        let gate = t.by_route(
+            "teamgate_gate_seconds",
+            "Time from the request's arrival to the decision.",
+            &LADDER,
+            "This is what teamgate adds to every request. Microseconds from memory; milliseconds mean that \
+             requests wait for memberships or for the store.",
+        )?;
+        let first_byte = t.by_route(
+            "teamgate_upstream_first_byte_seconds",
+            "Time from the decision to the first byte of the upstream's answer.",
+            &SLOW_LADDER,
+            "Slow here and fast in `teamgate_gate_seconds`: the app is slow, not the gateway.",
+        )?;
+        let total = t.by_route(
+            "teamgate_request_seconds",
+            "Time from the request's arrival to the last byte of the answer. WebSockets and event streams count \
+             with their whole life.",
+            &SLOW_LADDER,
+            "This is what people feel.",
+        )?;
+        let in_flight = t.gauge(
+            "teamgate_requests_in_flight",
+            "Requests being served, open streams among them.",
+            "A level that only rises is an upstream that hangs, or a client that reads slowly on purpose.",
+        )?;
+        let streams = t.gauges(
+            "teamgate_streams_open",
+            "Connections that stay open and are closed when their session or their access ends.",
+            "It must fall when people sign out; it tells how many connections a restart cuts.",
+        )?;
+        let connections_closed = t.counters(
+            "teamgate_connections_closed_total",
+            "Open connections that the gateway closed.",
+            "`cannot_tell` means that people lose work because Bitbucket cannot be asked.",
+        )?;
+        let bad_cookies = t.counters(
+            "teamgate_bad_cookies_total",
+            "Requests with a session cookie that was of no use.",
+            "`forged` without a key rotation behind it is somebody guessing, or a replica with another \
+             `secret_file`.",
+        )?;
+
+        t.section("Signing in");
+        let sign_in_starts = t.counter(
+            "teamgate_sign_in_starts_total",
+            "Browsers sent to Bitbucket.",
+            "Many starts with few ends in `teamgate_sign_ins_total` mean that people do not come back: a wrong \
+             redirect URI, or Bitbucket's page failing.",
+        )?;
+        let sign_ins = t.counters(
+            "teamgate_sign_ins_total",
+            "Sign-ins that ended, one way or the other.",
+            "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
+             that refuses cookies.",
+        )?;
+        let sessions = t.gauge(
+            "teamgate_sessions",
+            "Sessions that count.",
+            "A sudden fall is a mass sign-out: a lost secret file, a lost store, or a revocation.",
+        )?;
+
+        t.section("Memberships");
+        let memberships = t.gauges(
+            "teamgate_memberships",
+            "Memberships in memory, by age.",
+            "`stale` above zero for accounts in use means that requests wait or get 503.",
+        )?;
+        let oldest_membership = t.seconds(
+            "teamgate_membership_oldest_age_seconds",
+            "Age of the oldest membership among the accounts in use.",
+            "It should stay below `directory.refresh_after` plus a minute. Near `directory.max_age` people are \
+             about to be kept out.",
+        )?;
+        let requeries = t.counters(
+            "teamgate_requeries_total",
+            "Re-queries of memberships.",
+            "`throttled` means the budget is too high for your client at Bitbucket; `unexpected` means that \
+             Bitbucket changed its API.",
+        )?;
+        let requery_stretch = t.float(
+            "teamgate_requery_interval_stretch_ratio",
+            "How many times longer than `directory.refresh_after` the interval is, so that the budget lasts.",
+            Unit::Ratio,
+            "Above 1 there are more accounts in use than the budget can keep as fresh as asked for.",
+        )?;
+        let slug_changes_refused = t.counter(
+            "teamgate_slug_changes_refused_total",
+            "Times that a configured slug turned up with another uuid than before, and was not believed.",
+            "Anything above zero: a workspace was renamed and its name taken by somebody else. Look at the \
+             audit log before you pin.",
+        )?;
+
+        t.section("Bitbucket");
+        let bitbucket_calls = t.counters(
+            "teamgate_bitbucket_calls_total",
+            "Calls to Bitbucket.",
+            "`429` and `5xx` are weather; `410` is the end of an endpoint; `401` on `token` is a wrong client \
+             secret.",
+        )?;
+        let bitbucket_call_seconds = t.histograms(
+            "teamgate_bitbucket_call_seconds",
+            "Duration of calls to Bitbucket, to the end of the body.",
+            "Sign-ins cannot be faster than this.",
+        )?;
+        let bitbucket_budget = t.float(
+            "teamgate_bitbucket_budget_calls",
+            "Calls that `directory.budget` still has at this moment.",
+            Unit::None,
+            "At zero sign-ins wait and memberships grow old.",
+        )?;
+        let token_refreshes = t.counters(
+            "teamgate_token_refreshes_total",
+            "Refreshes of access tokens.",
+            "`lost` after a crash is expected, and only then; `refused` is people withdrawing the app, unless \
+             all do so at once: then the client was changed at Bitbucket.",
+        )?;
+
+        t.section("Assertions");
+        let assertions = t.counters(
+            "teamgate_assertions_total",
+            "Assertions sent to upstreams, by where they came from.",
+            "`signed` near the rate of requests means that the cache is no use and every request pays for a \
+             signature.",
+        )?;
+
+        t.section("Store");
+        let store_operations = t.counters(
+            "teamgate_store_operations_total",
+            "What was asked of the store.",
+            "The base of rates.",
+        )?;
+        let store_errors = t.counters(
+            "teamgate_store_errors_total",
+            "What was asked of the store and failed.",
+            "While it rises, sign-ins get 503 and sessions that are not in memory are not found.",
+        )?;
+        let store_seconds = t.histograms(
+            "teamgate_store_operation_seconds",
+            "Duration of what was asked of the store.",
+            "A slow disk or a far Redis shows here first.",
+        )?;
+        let corrupted_records = t.counters(
+            "teamgate_corrupted_records_total",
+            "Records of the store that could not be opened or read, and were passed over.",
+            "Anything above zero: a wrong secret file, a damaged disk, or somebody writing into the store.",
+        )?;
+
+        t.section("The gateway itself");
+        let log_lines_dropped = t.counters(
+            "teamgate_log_lines_dropped_total",
+            "Log lines that were dropped because they came faster than they could be written.",
+            "`audit` above zero is a gap in the record: whoever reads the log is too slow, or the disk is full.",
+        )?;
+        let config_info = t.info(
+            "teamgate_config_info",
+            "Always 1; the label is the start of the SHA-256 of the configuration in force.",
+            &[("hash", "16 hexadecimal digits")],
+            "Replicas with different hashes run different configurations.",
+        )?;
+        let config_routes =
+            t.gauge("teamgate_config_routes", "Routes in the configuration in force.", "A sudden fall.")?;
+        let build_info = t.info(
+            "teamgate_build_info",
+            "Always 1; the labels say what runs.",
+            &[("version", "the version"), ("commit", "the commit, or `unknown`")],
+            "It marks deployments on a graph.",
+        )?;
+        build_info.with_label_values(&[version, commit]).set(1);
+
+        t.section("The process");
+        let process = Process::register(&mut t)?;
+
+        let Table { registry, rows } = t;
+        let metrics = Metrics {
+            requests,
+            gate,
+            first_byte,
+            total,
+            in_flight,
+            streams,
+            connections_closed,
+            bad_cookies,
+            sign_in_starts,
+            sign_ins,
+            sessions,
+            memberships,
+            oldest_membership,
+            requeries,
+            requery_stretch,
+            slug_changes_refused,
+            bitbucket_calls,
+            bitbucket_call_seconds,
+            bitbucket_budget,
+            token_refreshes,
+            assertions,
+            store_operations,
+            store_errors,
+            store_seconds,
+            corrupted_records,
+            log_lines_dropped,
+            config_info,
+            config_routes,
+            process,
+            registry,
+            rows,
+            at_scrape: RwLock::new(Vec::new()),
+        };
+        metrics.requery_stretch.set(1.0);
+        metrics.for_route(NO_ROUTE);
+        metrics.for_route(OWN);
+        Ok(metrics)
+    }
+
+    /// The series of one route. Asked for once per route when routes are compiled, never per request: `name`
+    /// must come from the configuration, or be [`OWN`] or [`NO_ROUTE`].
+    pub fn for_route(&self, name: &str) -> Arc<RouteMetrics> {
+        let metrics = RouteMetrics {
+            name: name.into(),
+            cells: (0..CELLS).map(|_| OnceLock::new()).collect(),
+            requests: self.requests.clone(),
+            gate: self.gate.with_label_values(&[name]),
+            first_byte: self.first_byte.with_label_values(&[name]),
+            total: self.total.with_label_values(&[name]),
+        };
+        for (decision, status) in usual(name) {
+            metrics.cell(*decision, *status);
+        }
+        Arc::new(metrics)
+    }
+
+    /// Counts one more request in flight until the guard is dropped: a panic skips every hook, not this.
+    pub fn request_in_flight(&self) -> InFlight {
+        InFlight::enter(&self.in_flight)
+    }
+
+    /// Counts one more open stream until the guard is dropped.
+    pub fn stream_open(&self, kind: StreamKind) -> InFlight {
+        InFlight::enter(self.streams.of(kind))
+    }
+
+    /// Says which configuration is in force: the start of its hash, and its number of routes.
+    pub fn config_in_force(&self, hash: &str, routes: usize) {
+        self.config_info.reset();
+        self.config_info.with_label_values(&[hash]).set(1);
+        self.config_routes.set(i64::try_from(routes).unwrap_or(i64::MAX));
+    }
+
+    /// Has `refresh` called before each scrape, for gauges that change by mere waiting (ages) or are costly
+    /// to keep current. It must be quick and must not call [`Metrics::render`].
+    pub fn at_scrape(&self, refresh: impl Fn(&Metrics) + Send + Sync + 'static) {
+        self.at_scrape.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(refresh));
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4; its content type is [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    ///
+    /// Only by a mistake in this file.
+    pub fn render(&self) -> Result<String, Error> {
+        self.process.refresh();
+        for refresh in self.at_scrape.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            refresh(self);
+        }
+        Ok(TextEncoder::new().encode_to_string(&self.registry.gather())?)
+    }
+
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+}
+
+/// The page `docs/metrics.md`.
+///
+/// # Errors
+///
+/// Only by a mistake in this file.
+pub fn reference() -> Result<String, Error> {
+    Ok(super::reference::render(Metrics::new("", "")?.rows()))
+}
+
+const CELLS: usize = Decision::COUNT * StatusClass::COUNT;
+
+/// What a route usually answers. These series exist from the start, so that the first denial is a rise from
+/// zero to one, which `rate()` sees, and not an appearance, which it does not. Others appear when they happen:
+/// all 54 for each of a few hundred routes would be a long page of zeros.
+fn usual(route: &str) -> &'static [(Decision, StatusClass)] {
+    use Decision::{Allow, BadRequest, CannotTell, Deny, Error, NoRoute, Own, SignIn};
+    use StatusClass::{ClientError, Redirection, ServerError, Success};
+    match route {
+        OWN => &[
+            (Own, Success),
+            (Own, Redirection),
+            (Own, ClientError),
+            (Own, ServerError),
+            (Error, ServerError),
+        ],
+        NO_ROUTE => &[(NoRoute, ClientError), (BadRequest, ClientError), (Error, ServerError)],
+        _ => &[
+            (Allow, Success),
+            (Allow, ServerError),
+            (SignIn, Redirection),
+            (SignIn, ClientError),
+            (Deny, ClientError),
+            (CannotTell, ServerError),
+            (Error, ServerError),
+        ],
+    }
+}
+
+/// The series of one route, resolved.
+pub struct RouteMetrics {
+    name: Box<str>,
+    cells: Box<[OnceLock<IntCounter>]>,
+    requests: IntCounterVec,
+    gate: Histogram,
+    first_byte: Histogram,
+    total: Histogram,
+}
+
+impl RouteMetrics {
+    /// Counts one request that is over. `first_byte` is `None` when no upstream answered. Takes no lock and
+    /// allocates nothing, but for the first time of an unusual pair of decision and status.
+    pub fn record(
+        &self,
+        decision: Decision,
+        status: StatusClass,
+        gate: Duration,
+        first_byte: Option<Duration>,
+        total: Duration,
+    ) {
+        self.cell(decision, status).inc();
+        self.gate.observe(gate.as_secs_f64());
+        if let Some(first_byte) = first_byte {
+            self.first_byte.observe(first_byte.as_secs_f64());
+        }
+        self.total.observe(total.as_secs_f64());
+    }
+
+    /// The name of the route.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn cell(&self, decision: Decision, status: StatusClass) -> &IntCounter {
+        self.cells[(decision, status).index()].get_or_init(|| {
+            self.requests.with_label_values(&[&*self.name, decision.as_str(), status.as_str()])
+        })
+    }
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RouteMetrics").field(&self.name).finish()
+    }
+}
+
+/// Something that goes on: a gauge is one higher until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it says that the thing is over"]
+pub struct InFlight(IntGauge);
+
+impl InFlight {
+    fn enter(gauge: &IntGauge) -> InFlight {
+        gauge.inc();
+        InFlight(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The members of a family, one for each value of `L`, resolved beforehand.
+#[derive(Debug)]
+pub struct Family<L, M> {
+    members: Box<[M]>,
+    by: PhantomData<L>,
+}
+
+/// Counters, one for each value of `L`.
+pub type Counters<L> = Family<L, IntCounter>;
+/// Gauges, one for each value of `L`.
+pub type Gauges<L> = Family<L, IntGauge>;
+/// Histograms, one for each value of `L`.
+pub type Histograms<L> = Family<L, Histogram>;
+
+impl<L: Labels, M> Family<L, M> {
+    /// The member for `label`.
+    pub fn of(&self, label: L) -> &M {
+        &self.members[label.index()]
+    }
+
+    fn new(member: impl Fn(&[&'static str]) -> M) -> Family<L, M> {
+        Family { members: L::all().into_iter().map(|l| member(&l.values())).collect(), by: PhantomData }
+    }
+}
+
+impl<L: Labels> Family<L, IntCounter> {
+    /// One more.
+    pub fn inc(&self, label: L) {
+        self.of(label).inc();
+    }
+}
+
+impl<L: Labels> Family<L, Histogram> {
+    /// One took this long.
+    pub fn observe(&self, label: L, took: Duration) {
+        self.of(label).observe(took.as_secs_f64());
+    }
+}
+
+/// The unit of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unit {
+    None,
+    Seconds,
+    Bytes,
+    Ratio,
+}
+
+/// 5 µs to 5 s in steps of 1-2-5: gate time lives at the lower end, waiting for Bitbucket at the upper.
+const LADDER: [f64; 19] = [
+    5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,
+    5.0,
+];
+
+/// 0.5 ms to 60 s: what goes over a network.
+const SLOW_LADDER: [f64; 16] =
+    [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+const ROUTE: &str = "a route's name in the configuration, `(own)` or `(none)`";
+
+/// What [`Metrics::new`] writes its table with: registers each metric and notes its row of the reference.
+pub(super) struct Table {
+    registry: Registry,
+    rows: Vec<Row>,
+}
+
+impl Table {
+    pub(super) fn counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntCounter, Error> {
+        self.note(name, "counter", Vec::new(), Unit::None, help, watch);
+        self.register(IntCounter::new(name, help)?)
+    }
+
+    pub(super) fn gauge(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntGauge, Error> {
+        self.gauge_in(name, help, Unit::None, watch)
+    }
+
+    pub(super) fn gauge_in(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        unit: Unit,
+        watch: &'static str,
+    ) -> Result<IntGauge, Error> {
+        self.note(name, "gauge", Vec::new(), unit, help, watch);
+        self.register(IntGauge::new(name, help)?)
+    }
+
+    pub(super) fn seconds_counter(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<prometheus::Counter, Error> {
+        self.note(name, "counter", Vec::new(), Unit::Seconds, help, watch);
+        self.register(prometheus::Counter::new(name, help)?)
+    }
+
+    pub(super) fn section(&mut self, title: &'static str) {
+        self.rows.push(Row::Section(title));
+    }
+
+    fn seconds(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<Gauge, Error> {
+        self.float(name, help, Unit::Seconds, watch)
+    }
+
+    fn float(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        unit: Unit,
+        watch: &'static str,
+    ) -> Result<Gauge, Error> {
+        self.note(name, "gauge", Vec::new(), unit, help, watch);
+        self.register(Gauge::new(name, help)?)
+    }
+
+    fn counters<L: Labels>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<Counters<L>, Error> {
+        self.note(name, "counter", columns::<L>(), Unit::None, help, watch);
+        let family = self.register(IntCounterVec::new(Opts::new(name, help), &names::<L>())?)?;
+        Ok(Family::new(|values| family.with_label_values(values)))
+    }
+
+    fn gauges<L: Labels>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<Gauges<L>, Error> {
+        self.note(name, "gauge", columns::<L>(), Unit::None, help, watch);
+        let family = self.register(IntGaugeVec::new(Opts::new(name, help), &names::<L>())?)?;
+        Ok(Family::new(|values| family.with_label_values(values)))
+    }
+
+    fn histograms<L: Labels>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<Histograms<L>, Error> {
+        self.note(name, "histogram", columns::<L>(), Unit::Seconds, help, watch);
+        let opts = HistogramOpts::new(name, help).buckets(SLOW_LADDER.to_vec());
+        let family = self.register(HistogramVec::new(opts, &names::<L>())?)?;
+        Ok(Family::new(|values| family.with_label_values(values)))
+    }
+
+    fn by_route(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        buckets: &[f64],
+        watch: &'static str,
+    ) -> Result<HistogramVec, Error> {
+        self.note(name, "histogram", vec![("route", ROUTE.to_owned())], Unit::Seconds, help, watch);
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(opts, &["route"])?)
+    }
+
+    fn requests(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntCounterVec, Error> {
+        type Rest = (Decision, StatusClass);
+        let columns = [vec![("route", ROUTE.to_owned())], columns::<Rest>()].concat();
+        self.note(name, "counter", columns, Unit::None, help, watch);
+        let names = [vec!["route"], names::<Rest>()].concat();
+        self.register(IntCounterVec::new(Opts::new(name, help), &names)?)
+    }
+
+    fn info(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &str)],
+        watch: &'static str,
+    ) -> Result<IntGaugeVec, Error> {
+        let columns = labels.iter().map(|(label, values)| (*label, (*values).to_owned())).collect();
+        self.note(name, "gauge", columns, Unit::None, help, watch);
+        let names: Vec<&str> = labels.iter().map(|(label, _)| *label).collect();
+        self.register(IntGaugeVec::new(Opts::new(name, help), &names)?)
+    }
+
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> Result<C, Error> {
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn note(
+        &mut self,
+        name: &'static str,
+        kind: &'static str,
+        labels: Vec<(&'static str, String)>,
+        unit: Unit,
+        help: &'static str,
+        watch: &'static str,
+    ) {
+        self.rows.push(Row::Metric { name, kind, labels, unit, help, watch });
+    }
+}
+
+fn columns<L: Labels>() -> Vec<(&'static str, String)> {
+    let quoted = |values: Vec<&str>| values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(" ");
+    L::columns().into_iter().map(|(name, values)| (name, quoted(values))).collect()
+}
+
+fn names<L: Labels>() -> Vec<&'static str> {
+    L::columns().into_iter().map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>(page: &'a str, series: &str) -> Option<&'a str> {
+        page.lines().find_map(|line| line.strip_prefix(series)).map(str::trim)
+    }
+
+    #[test]
+    fn a_request_counts_once_with_its_route_decision_and_status() -> Result<(), Error> {
+        let metrics = Metrics::new("1.2.3", "abc")?;
+        let wiki = metrics.for_route("wiki");
+        wiki.record(
+            Decision::Allow,
+            StatusClass::of(204),
+            Duration::from_micros(7),
+            Some(Duration::from_millis(3)),
+            Duration::from_millis(4),
+        );
+        wiki.record(
+            Decision::Public,
+            StatusClass::of(0),
+            Duration::from_micros(7),
+            None,
+            Duration::from_millis(4),
+        );
+        let page = metrics.render()?;
+        for (series, value) in [
+            (r#"teamgate_requests_total{decision="allow",route="wiki",status="2xx"}"#, Some("1")),
+            (r#"teamgate_requests_total{decision="public",route="wiki",status="other"}"#, Some("1")),
+            (r#"teamgate_requests_total{decision="deny",route="wiki",status="4xx"}"#, Some("0")),
+            (r#"teamgate_requests_total{decision="deny",route="wiki",status="2xx"}"#, None),
+            (r#"teamgate_gate_seconds_bucket{route="wiki",le="0.000005"}"#, Some("0")),
+            (r#"teamgate_gate_seconds_bucket{route="wiki",le="0.00001"}"#, Some("2")),
+            (r#"teamgate_upstream_first_byte_seconds_count{route="wiki"}"#, Some("1")),
+            (r#"teamgate_request_seconds_count{route="wiki"}"#, Some("2")),
+            (r#"teamgate_build_info{commit="abc",version="1.2.3"}"#, Some("1")),
+        ] {
+            assert_eq!(line(&page, series), value, "{series}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn asking_for_a_route_again_gives_the_same_series() -> Result<(), Error> {
+        let metrics = Metrics::new("", "")?;
+        for _ in 0..2 {
+            let route = metrics.for_route("wiki");
+            route.record(Decision::Deny, StatusClass::of(403), Duration::ZERO, None, Duration::ZERO);
+        }
+        let series = r#"teamgate_requests_total{decision="deny",route="wiki",status="4xx"}"#;
+        assert_eq!(line(&metrics.render()?, series), Some("2"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_in_flight_is_over_even_when_it_panics() -> Result<(), Error> {
+        let metrics = Arc::new(Metrics::new("", "")?);
+        let outer = metrics.request_in_flight();
+        let inner = Arc::clone(&metrics);
+        let died = std::thread::spawn(move || {
+            let _guard = inner.request_in_flight();
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(died.join().is_err());
+        assert_eq!(metrics.in_flight.get(), 1);
+        drop(outer);
+        assert_eq!(metrics.in_flight.get(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_gauge_that_changes_by_waiting_is_current_at_each_scrape() -> Result<(), Error> {
+        let metrics = Metrics::new("", "")?;
+        metrics.at_scrape(|m| m.oldest_membership.set(m.oldest_membership.get() + 1.5));
+        assert_eq!(line(&metrics.render()?, "teamgate_membership_oldest_age_seconds"), Some("1.5"));
+        assert_eq!(line(&metrics.render()?, "teamgate_membership_oldest_age_seconds"), Some("3"));
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_configuration_in_force_is_shown() -> Result<(), Error> {
+        let metrics = Metrics::new("", "")?;
+        metrics.config_in_force("aa", 3);
+        metrics.config_in_force("bb", 4);
+        let page = metrics.render()?;
+        assert_eq!(line(&page, r#"teamgate_config_info{hash="aa"}"#), None);
+        assert_eq!(line(&page, r#"teamgate_config_info{hash="bb"}"#), Some("1"));
+        assert_eq!(line(&page, "teamgate_config_routes"), Some("4"));
+        Ok(())
+    }
+}
