@@ -1,1 +1,389 @@
-//! app (to come).
+//! Builds everything once, serves, and goes down in order.
+//!
+//! Owns: the order of starting and stopping, background timers, what readiness asks.
+//! Must not know: how any part works.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::listening::Service;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::admin::{self, Probes};
+use crate::assertion::{self, Assertions};
+use crate::bitbucket::{self, Bitbucket};
+use crate::clock::Clock;
+use crate::config::Compiled;
+use crate::directory::requery::keep_young;
+use crate::directory::{self, Directory};
+use crate::entropy::Entropy;
+use crate::gate::{self, Gate};
+use crate::keys::{self, Keyring};
+use crate::live::{Live, TIDY_EVERY};
+use crate::login::{self, Login};
+use crate::pages::{self, Services};
+use crate::proxy::Proxy;
+use crate::proxy::facts::RequestIds;
+use crate::proxy::upstream::Resolver;
+use crate::snapshot::{Callback, Current, Edge, Snapshot};
+use crate::store::{self, Store};
+use crate::telemetry::audit::Event;
+use crate::telemetry::labels::Freshness;
+use crate::telemetry::{self, Telemetry};
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The secret file.
+    #[error(transparent)]
+    Secret(#[from] keys::secret_file::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The signing keys.
+    #[error(transparent)]
+    Assertions(#[from] assertion::Error),
+    /// The Bitbucket client.
+    #[error(transparent)]
+    Bitbucket(#[from] bitbucket::Error),
+    /// Logs and metrics.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    /// An address that cannot be listened on.
+    #[error("{address}: cannot listen there ({source}); stop what has the port, or change `{key}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Where it stands in the configuration.
+        key: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server did not come up.
+    #[error("the server did not come up; the lines before this one say why")]
+    Down,
+    /// No runtime.
+    #[error("no threads to run on: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// A gateway that is built and not yet serving.
+pub struct App {
+    runtime: Runtime,
+    compiled: Compiled,
+    telemetry: Telemetry,
+    current: Current,
+    services: Services,
+    store: Store,
+    directory: Directory,
+    clock: Clock,
+    entropy: Entropy,
+    admin: TcpListener,
+    probes: Arc<Probes>,
+    under_way: Arc<AtomicUsize>,
+}
+
+impl App {
+    /// Builds everything: keys, store, Bitbucket, directory, sessions, pages.
+    ///
+    /// # Errors
+    ///
+    /// The first part that cannot be built; its message names the file or address.
+    pub fn build(compiled: Compiled) -> Result<App, Error> {
+        let (clock, entropy) = (Clock::system(), Entropy::system());
+        // The first draw of a process may take 0.1 s; no visitor should wait for it.
+        let _: [u8; 32] = entropy.bytes();
+        let telemetry = Telemetry::start(compiled.log.clone())?;
+        for address in &compiled.listen {
+            bind(*address, "listen.address")?;
+        }
+        let admin = bind(compiled.admin.address, "admin.address")?;
+        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
+        let ring = Arc::new(ring);
+        let store = Store::open(&compiled.store_path, ring.clone(), entropy.clone())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("teamgate")
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
+        let directory = Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
+        let live = Live::new(store.clone(), directory.clone());
+        let current = Arc::new(ArcSwap::from_pointee(snapshot(&compiled, &telemetry)?));
+        let assertions = runtime.block_on(Assertions::load(
+            store.clone(),
+            telemetry.clone(),
+            entropy.clone(),
+            &current.load().assertion,
+            clock.now(),
+        ))?;
+        let gate = Gate {
+            keyring: ring.clone(),
+            live: live.clone(),
+            directory: directory.clone(),
+            telemetry: telemetry.clone(),
+        };
+        let login = Login {
+            keyring: ring,
+            entropy: entropy.clone(),
+            store: store.clone(),
+            directory: directory.clone(),
+            live: live.clone(),
+            clock: clock.clone(),
+            telemetry: telemetry.clone(),
+        };
+        let services = Services { gate, login, live, assertions };
+        let probes = Arc::new(Probes::default());
+        let under_way = Arc::new(AtomicUsize::new(0));
+        Ok(App {
+            runtime,
+            compiled,
+            telemetry,
+            current,
+            services,
+            store,
+            directory,
+            clock,
+            entropy,
+            admin,
+            probes,
+            under_way,
+        })
+    }
+
+    /// The runtime that everything but the proxy runs on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Serves until a signal says to stop, then goes down in order. `ready` is called once, when every address
+    /// takes connections.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not come up.
+    pub fn serve(self, ready: impl FnOnce()) -> Result<(), Error> {
+        self.start_timers();
+        self.start_admin();
+        let (stop, stopping) = watch::channel(Stop::No);
+        let server = self.server(stop.clone());
+        let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(move || {
+            server.run(RunArgs { shutdown_signal: Box::new(Signals { stop }) });
+        });
+        let thread = thread.map_err(Error::Runtime)?;
+        self.runtime.block_on(async {
+            for address in &self.compiled.listen {
+                while tokio::net::TcpStream::connect(reachable(*address)).await.is_err() {
+                    if thread.is_finished() {
+                        return Err(Error::Down);
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            Ok(())
+        })?;
+        self.probes.set_ready();
+        self.telemetry.audit.record(
+            self.clock.now(),
+            &Event::Started { version: env!("CARGO_PKG_VERSION").to_owned(), config: self.compiled.hash.clone() },
+        );
+        ready();
+        self.runtime.block_on(self.drain(stopping));
+        Ok(())
+    }
+
+    /// Waits for the signal, then for the requests that are under way, then for the disk.
+    async fn drain(&self, mut stopping: watch::Receiver<Stop>) {
+        // The sender lives in the server's thread; when that is gone there is nothing left to wait for.
+        let _ = stopping.wait_for(|stop| *stop != Stop::No).await;
+        self.probes.set_draining();
+        let deadline = tokio::time::Instant::now() + self.compiled.shutdown_grace;
+        while self.under_way.load(Ordering::Acquire) > 0
+            && tokio::time::Instant::now() < deadline
+            && *stopping.borrow() != Stop::AtOnce
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let now = self.clock.now();
+        if let Err(error) = self.services.live.tidy(&self.current.load().gate.session, now).await {
+            tracing::warn!(%error, "the last uses of sessions were not written down");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "the store was not closed in good order");
+        }
+        self.telemetry.audit.record(now, &Event::Stopped);
+        self.telemetry.flush();
+    }
+
+    fn server(&self, stop: watch::Sender<Stop>) -> Server {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let conf = ServerConf {
+            threads,
+            // We end the process ourselves when the last request is over; Pingora would sleep this out.
+            grace_period_seconds: Some(self.compiled.shutdown_grace.as_secs() + 3600),
+            graceful_shutdown_timeout_seconds: Some(0),
+            upstream_keepalive_pool_size: 256,
+            max_retries: 2,
+            ..ServerConf::default()
+        };
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        server.bootstrap();
+        let proxy = Proxy {
+            current: self.current.clone(),
+            services: self.services.clone(),
+            router: pages::router(self.services.clone(), &self.current.load().edge.callback.path),
+            runtime: self.runtime.handle().clone(),
+            clock: self.clock.clone(),
+            ids: RequestIds::new(&self.entropy),
+            resolver: Resolver::default(),
+            telemetry: self.telemetry.clone(),
+            under_way: self.under_way.clone(),
+        };
+        let mut http = http_proxy(&server.configuration, proxy);
+        http.server_options = None;
+        let mut service = Service::new("teamgate".to_owned(), http);
+        for address in &self.compiled.listen {
+            // Pingora's own 64 KiB for reading would be most of what an idle connection takes.
+            let buffers = L4BufferSettings::new(8 * 1024, 1460);
+            service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));
+        }
+        server.add_service(service);
+        drop(stop);
+        server
+    }
+
+    fn start_timers(&self) {
+        let current = self.current.clone();
+        self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let (live, current, clock, telemetry) =
+            (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(TIDY_EVERY, move || {
+            let (live, current, now, telemetry) = (live.clone(), current.load_full(), clock.now(), telemetry.clone());
+            async move {
+                if let Err(error) = live.tidy(&current.gate.session, now).await {
+                    telemetry.warn_limited("store", now, &error);
+                }
+            }
+        }));
+
+        let (assertions, current, clock, telemetry) =
+            (self.services.assertions.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(Duration::from_secs(60), move || {
+            let (assertions, current, now, telemetry) =
+                (assertions.clone(), current.load_full(), clock.now(), telemetry.clone());
+            async move {
+                if let Err(error) = assertions.rotate(&current.assertion, now).await {
+                    telemetry.warn_limited("keys", now, &error);
+                }
+            }
+        }));
+
+        let (store, current, clock, telemetry) =
+            (self.store.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(Duration::from_secs(600), move || {
+            let (store, current, now, telemetry) = (store.clone(), current.load_full(), clock.now(), telemetry.clone());
+            async move {
+                if let Err(error) = store.sweep(now, &current.gate.session).await {
+                    telemetry.warn_limited("store", now, &error);
+                }
+            }
+        }));
+    }
+
+    fn start_admin(&self) {
+        let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
+        let live = self.services.live.clone();
+        self.telemetry.metrics.at_scrape(move |metrics| {
+            let now = clock.now();
+            let census = directory.census(&current.load().gate.directory, now);
+            metrics.memberships.of(Freshness::Fresh).set(census.young);
+            metrics.memberships.of(Freshness::Due).set(census.due);
+            metrics.memberships.of(Freshness::Stale).set(census.stale);
+            metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
+            metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+        });
+        let (store, handle) = (self.store.clone(), self.runtime.handle().clone());
+        self.probes.add("store", move || {
+            let store = store.clone();
+            tokio::task::block_in_place(|| handle.block_on(store.healthy())).map_err(|error| error.to_string())
+        });
+        let assertions = self.services.assertions.clone();
+        let router = admin::router(admin::State {
+            telemetry: self.telemetry.clone(),
+            probes: self.probes.clone(),
+            jwks: Arc::new(move || assertions.jwks()),
+            token: self.compiled.admin.token.clone(),
+        });
+        if let Ok(listener) = self.admin.try_clone() {
+            self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
+        }
+    }
+}
+
+async fn every<F: Future<Output = ()>>(span: Duration, mut task: impl FnMut() -> F) {
+    let mut tick = tokio::time::interval(span);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        task().await;
+    }
+}
+
+/// Whether to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    No,
+    WhenIdle,
+    AtOnce,
+}
+
+/// SIGTERM and the first SIGINT stop when the requests under way are over; a second one stops at once.
+struct Signals {
+    stop: watch::Sender<Stop>,
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        self.stop.send_replace(Stop::WhenIdle);
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Tries whether an address can be listened on; Pingora would retry for half a minute and then panic.
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).map_err(|source| Error::Listen { address, key, source })
+}
+
+/// The address to reach a listener at from this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
