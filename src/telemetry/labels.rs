@@ -36,6 +36,12 @@ macro_rules! label {
             }
         }
 
+        impl serde::Serialize for $enum {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
         impl Labels for $enum {
             fn columns() -> Vec<(&'static str, Vec<&'static str>)> {
                 vec![($name, vec![$($text,)+])]
