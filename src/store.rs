@@ -1,1 +1,363 @@
-//! store (to come).
+//! What must survive a restart: sessions, grants, accounts, signing keys, values good once, pinned teams.
+//!
+//! Owns: [`Store`], the records' sealing, the errors. Must not know: cookies, Bitbucket, who may go where.
+//!
+//! [`Store`] is an enum of its backends, and `tests/store_contract.rs` is one suite for all of them. Every
+//! operation that returned `Ok` is on disk. Everything that names or describes a person, and everything
+//! secret, is sealed under the keyring with its place as context: a store that somebody else can write to
+//! gives nothing away and cannot be made to say something else. A record that does not open is treated as
+//! absent and counted ([`Store::spoiled_records`]); absent is always the answer that lets nobody in.
+
+mod embedded;
+mod record;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::entropy::Entropy;
+use crate::identity::{AccountId, TeamId, VerifiedIdentity};
+use crate::keys::{Keyring, SigningKeys};
+use crate::membership::Membership;
+use crate::secret::Secret;
+use crate::session::{self, SessionKey};
+
+/// The store. Cheap to clone; the last clone that is dropped closes it, which takes as long as what is still
+/// to be written.
+///
+/// Writes wait for the disk. A write whose future is dropped may still happen.
+#[derive(Clone)]
+pub struct Store(Backend);
+
+#[derive(Clone)]
+enum Backend {
+    Embedded(Arc<embedded::Embedded>),
+}
+
+/// The Bitbucket tokens of one account.
+#[derive(Debug)]
+pub struct Grant {
+    /// For the API. Up to 8 KiB.
+    pub access_token: Secret<String>,
+    /// For the next access token. Up to 8 KiB; works once.
+    pub refresh_token: Option<Secret<String>>,
+    /// When the access token expires.
+    pub expires_at: Timestamp,
+    /// The scopes as Bitbucket lists them.
+    pub scopes: Option<String>,
+    /// When this access token was obtained.
+    pub obtained_at: Timestamp,
+    /// A refresh was sent at this moment and its answer is not on record: if the refresh token is refused
+    /// now, it was lost in a crash, not withdrawn.
+    pub refreshing_since: Option<Timestamp>,
+}
+
+/// Which writing of a value this is: a write that names the version it has read fails when another came
+/// first. Random, so that a value that was deleted and written again is never mistaken for the old one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of a value that is not there.
+    pub const ABSENT: Version = Version(0);
+
+    fn fresh(entropy: &Entropy) -> Version {
+        Version(u64::from_be_bytes(entropy.bytes()).max(1))
+    }
+}
+
+/// What is known of an account.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccountRecord {
+    /// Who it is, as Bitbucket said at [`Self::profile_as_of`].
+    pub identity: VerifiedIdentity,
+    /// When name and address were asked for.
+    pub profile_as_of: Timestamp,
+    /// The teams, as of their own moment.
+    pub membership: Membership,
+}
+
+/// Kinds of values that are good once. The number is part of the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Once {
+    /// The state of a sign-in.
+    SignInState = 1,
+    /// A ticket that hands a session over to another host.
+    HandOver = 2,
+    /// A machine credential with an id of its own (`jti`).
+    Credential = 3,
+}
+
+/// What is known of a team's slug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pin {
+    /// Seen for the first time; now it is pinned.
+    New,
+    /// The team it always was.
+    Same,
+    /// It belonged to this team, and does not any more: the slug has changed hands.
+    Different(TeamId),
+}
+
+/// How much was removed for being over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Sessions, the ones that cannot be read included.
+    pub sessions: usize,
+    /// Values good once.
+    pub once_values: usize,
+}
+
+/// Why the store does not do it. Each message names the place, the fault and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process has it open.
+    #[error(
+        "{}: in use by another teamgate{}; stop that one, or give this one a `store.path` of its own",
+        file.display(), pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Locked {
+        /// The file.
+        file: PathBuf,
+        /// The process, as far as it said so.
+        pid: Option<u32>,
+    },
+    /// It cannot be opened.
+    #[error(
+        "{}: cannot be opened ({source}); let the user that runs teamgate own it, or restore it from a backup, \
+         or move it away (then everybody signs in again)", file.display()
+    )]
+    Unreadable {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the layer below said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Written by a later version.
+    #[error(
+        "{}: has format {found}, this version of teamgate knows {known}; run the version that wrote it, or a \
+         later one", file.display()
+    )]
+    NewerFormat {
+        /// The file.
+        file: PathBuf,
+        /// The format of the file.
+        found: u32,
+        /// The newest format of this version.
+        known: u32,
+    },
+    /// Sealed under a key that the secret file does not have.
+    #[error(
+        "{}: was written under another secret; put that key back into the secret file (any line but the first), \
+         or move the store away (then everybody signs in again)", file.display()
+    )]
+    ForeignSecret {
+        /// The file.
+        file: PathBuf,
+    },
+    /// It was open, and now it fails. It goes on by itself when the fault is gone.
+    #[error("{}: {fault}", place.display())]
+    Unavailable {
+        /// The file.
+        place: Arc<Path>,
+        /// What is wrong, and the cure.
+        fault: Fault,
+    },
+    /// The value has another version than expected: read it again.
+    #[error("somebody else wrote this value first; read it again")]
+    Conflict,
+    /// [`Store::close`] was called.
+    #[error("the store is closed; teamgate is stopping")]
+    Closed,
+}
+
+/// What is wrong with an open store, and the cure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// No space, or no quota.
+    #[error("the disk is full; free some space, teamgate goes on by itself")]
+    DiskFull,
+    /// Permissions, or a file system that became read-only.
+    #[error("cannot be written ({0}); check its permissions and its file system, teamgate goes on by itself")]
+    Unwritable(io::ErrorKind),
+    /// The disk fails.
+    #[error("the disk fails ({0}); check the disk, teamgate goes on by itself")]
+    Io(io::ErrorKind),
+    /// The file was changed by something else.
+    #[error("is damaged; restart teamgate, and restore the file from a backup or move it away if that fails")]
+    Damaged,
+    /// Another process opened it while a fault was being cured.
+    #[error("another process has taken it; stop that one")]
+    Taken,
+}
+
+impl Store {
+    /// Opens the embedded store in the folder `dir`: one file, `teamgate.redb`, mode 0600; the folder is
+    /// made, mode 0700, if it is not there. Blocks while it reads and, after a crash, checks the file.
+    ///
+    /// When the first key of `ring` is not the one that the store was sealed under last, everything is sealed
+    /// anew, so that the older key can leave the secret file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`], [`Error::Unreadable`], [`Error::NewerFormat`], [`Error::ForeignSecret`],
+    /// [`Error::Unavailable`].
+    pub fn open(dir: &Path, ring: Arc<Keyring>, entropy: Entropy) -> Result<Store, Error> {
+        Ok(Store(Backend::Embedded(Arc::new(embedded::Embedded::open(dir, ring, entropy)?))))
+    }
+
+    fn backend(&self) -> &embedded::Embedded {
+        let Backend::Embedded(backend) = &self.0;
+        backend
+    }
+}
+
+// Every operation below fails with `Unavailable` or `Closed`, and some with `Conflict`.
+#[expect(clippy::missing_errors_doc, reason = "said once, above: the errors are the same for all of them")]
+impl Store {
+    /// Writes a session that has just begun.
+    pub async fn put_session(&self, key: SessionKey, record: &session::Record) -> Result<(), Error> {
+        self.backend().put_session(key, record).await
+    }
+
+    /// Reads a session; whether it still counts is [`session::standing`]'s to say. In the embedded store
+    /// reads do not wait for writes, and take microseconds.
+    pub async fn session(&self, key: SessionKey) -> Result<Option<session::Record>, Error> {
+        self.backend().session(key)
+    }
+
+    /// Writes down when sessions were last used. The later moment wins; a session that has ended stays
+    /// ended.
+    pub async fn touch_sessions(&self, touches: Vec<(SessionKey, Timestamp)>) -> Result<(), Error> {
+        self.backend().touch_sessions(touches).await
+    }
+
+    /// Ends a session. Whether it was there.
+    pub async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
+        self.backend().end_session(key).await
+    }
+
+    /// Ends all sessions of an account, and names them.
+    pub async fn end_account_sessions(&self, account: AccountId) -> Result<Vec<SessionKey>, Error> {
+        self.backend().end_account_sessions(account).await
+    }
+
+    /// The sessions of an account, by key.
+    pub async fn sessions_of(&self, account: AccountId) -> Result<Vec<(SessionKey, session::Record)>, Error> {
+        self.backend().sessions_of(account)
+    }
+
+    /// How many sessions there are; ended ones are gone, expired ones are counted until the next sweep.
+    pub async fn session_count(&self) -> Result<u64, Error> {
+        self.backend().session_count()
+    }
+
+    /// Up to `limit` sessions by key, from the one that follows `after`. An empty page is the end.
+    pub async fn sessions(
+        &self,
+        after: Option<SessionKey>,
+        limit: usize,
+    ) -> Result<Vec<(SessionKey, session::Record)>, Error> {
+        self.backend().sessions(after, limit)
+    }
+
+    /// Uses up a value that is good once: true for exactly one caller. Refuse what has expired before asking
+    /// here: after `expires_at` the value may have been forgotten.
+    pub async fn consume_once(&self, kind: Once, id: [u8; 32], expires_at: Timestamp) -> Result<bool, Error> {
+        self.backend().consume_once(kind, id, expires_at).await
+    }
+
+    /// Reads a grant.
+    pub async fn grant(&self, account: AccountId) -> Result<Option<(Grant, Version)>, Error> {
+        self.backend().grant(account)
+    }
+
+    /// Writes a grant. With `expected`, only over that version ([`Version::ABSENT`]: only if there is none);
+    /// otherwise [`Error::Conflict`]. Without, over whatever is there.
+    pub async fn put_grant(
+        &self,
+        account: AccountId,
+        grant: &Grant,
+        expected: Option<Version>,
+    ) -> Result<Version, Error> {
+        self.backend().put_grant(account, grant, expected).await
+    }
+
+    /// Deletes a grant. Whether it was there.
+    pub async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
+        self.backend().delete_grant(account).await
+    }
+
+    /// Writes what is known of an account, under its own id.
+    pub async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
+        self.backend().put_account(record).await
+    }
+
+    /// Reads what is known of an account.
+    pub async fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
+        self.backend().account(account)
+    }
+
+    /// Reads the signing keys, and the version to name when writing them. None with a version that is not
+    /// [`Version::ABSENT`]: there were some, but they do not open; write new ones.
+    pub async fn signing_keys(&self) -> Result<(Option<SigningKeys>, Version), Error> {
+        self.backend().signing_keys()
+    }
+
+    /// Writes the signing keys over the version `expected`; otherwise [`Error::Conflict`]: take the other
+    /// replica's.
+    pub async fn put_signing_keys(&self, keys: &SigningKeys, expected: Version) -> Result<Version, Error> {
+        self.backend().put_signing_keys(keys, expected).await
+    }
+
+    /// Every pinned slug and its team, by slug.
+    pub async fn pins(&self) -> Result<Vec<(Box<str>, TeamId)>, Error> {
+        self.backend().pins()
+    }
+
+    /// Pins a slug to a team, unless it is pinned.
+    pub async fn pin_if_new(&self, slug: &str, team: TeamId) -> Result<Pin, Error> {
+        self.backend().pin_if_new(slug, team).await
+    }
+
+    /// Forgets a pin, on the operator's word. Whether it was there.
+    pub async fn unpin(&self, slug: &str) -> Result<bool, Error> {
+        self.backend().unpin(slug).await
+    }
+
+    /// Removes what is over at `now`.
+    pub async fn sweep(&self, now: Timestamp, settings: &session::Settings) -> Result<Swept, Error> {
+        self.backend().sweep(now, settings).await
+    }
+
+    /// Waits until everything that was asked for before is on disk.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.backend().flush().await
+    }
+
+    /// Writes what is waiting and closes; every later call fails with [`Error::Closed`].
+    pub async fn close(&self) -> Result<(), Error> {
+        self.backend().close().await
+    }
+
+    /// Whether the store can be read and, if a write failed lately, written again. For readiness.
+    pub async fn healthy(&self) -> Result<(), Error> {
+        self.backend().healthy().await
+    }
+
+    /// How many records did not open since the start: altered, or damaged. A number that grows calls for a
+    /// look at the disk.
+    pub fn spoiled_records(&self) -> u64 {
+        self.backend().spoiled_records()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Backend::Embedded(backend) = &self.0;
+        write!(f, "Store({})", backend.file().display())
+    }
+}

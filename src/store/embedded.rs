@@ -1,0 +1,823 @@
+//! The file backend: one process, one file, no server to run.
+//!
+//! Owns: opening the file, its format, every operation on it. Must not know: how records are sealed, when
+//! the disk is waited for.
+//!
+//! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
+//! Writes go through [`Writer`].
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{
+    Builder, Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _,
+};
+
+use super::record::{Acquaintance, STAMP_LEN, Sealer};
+use super::writer::{ACCOUNTS, BY_ACCOUNT, GRANTS, Home, META, PINS, SESSIONS, Tables, Writer, fault_of};
+use super::{AccountRecord, Error, Grant, Once, Pin, Swept, Version};
+use crate::clock::Timestamp;
+use crate::entropy::Entropy;
+use crate::identity::{AccountId, TeamId};
+use crate::keys::{Keyring, Purpose, SigningKeys};
+use crate::session::{self, SessionKey, Standing};
+
+/// The newest format that this version reads, and the one it writes.
+const FORMAT: u32 = 1;
+
+const FILE: &str = "teamgate.redb";
+const PID_FILE: &str = "teamgate.pid";
+
+/// Memory for pages that were read, in bytes: the whole file of a team of thousands.
+const CACHE: usize = 64 * 1024 * 1024;
+/// A file at least this large, in bytes, that is half empty is made smaller at the start.
+const WORTH_COMPACTING: u64 = 32 * 1024 * 1024;
+/// How many sessions a sweep looks at before it lets others have the thread.
+const SWEEP_PAGE: usize = 256;
+
+const FORMAT_KEY: &str = "format";
+const CANARY_KEY: &str = "canary";
+const SIGNING_KEY: &str = "signing-keys";
+const PROBE_KEY: &str = "probe";
+
+pub(super) struct Embedded {
+    // Dropped first: it writes what is waiting.
+    writer: Writer,
+    home: Arc<Home>,
+    sealer: Arc<Sealer>,
+}
+
+/// A write that was based on another version than the one that is there.
+struct Mismatch;
+
+impl Embedded {
+    pub(super) fn open(dir: &Path, ring: Arc<Keyring>, entropy: Entropy) -> Result<Embedded, Error> {
+        let file = dir.join(FILE);
+        prepare(dir, &file)?;
+        // Checked once, at the start: redb trusts a file that was closed in good order, and panics over one
+        // that something else has changed since.
+        let opened = builder().set_check_integrity_on_open(true).create(&file);
+        let database = opened.map_err(|error| refused(dir, &file, error))?;
+        let again = file.clone();
+        Embedded::with(dir, file, database, Box::new(move || builder().open(&again)), ring, entropy)
+    }
+
+    fn with(
+        dir: &Path,
+        file: PathBuf,
+        mut database: Database,
+        opener: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+        ring: Arc<Keyring>,
+        entropy: Entropy,
+    ) -> Result<Embedded, Error> {
+        compact(&file, &mut database);
+        let file: Arc<Path> = file.into();
+        let home = Arc::new(Home::new(Arc::clone(&file), database, opener));
+        let sealer = Arc::new(Sealer::new(ring, entropy));
+        admit(&home, &sealer)?;
+        let writer = Writer::start(Arc::clone(&home), PidFile::write(dir));
+        Ok(Embedded { writer: writer.map_err(|source| unreadable(&file, source))?, home, sealer })
+    }
+
+    pub(super) fn file(&self) -> &Path {
+        &self.home.file
+    }
+
+    pub(super) async fn put_session(&self, key: SessionKey, record: &session::Record) -> Result<(), Error> {
+        let value = self.sealer.session(key, record);
+        let (account, sealer) = (record.account, Arc::clone(&self.sealer));
+        self.writer
+            .run(move |tables| {
+                end(tables, &sealer, key)?;
+                tables.sessions.insert(&key.0, value.as_slice())?;
+                tables.by_account.insert(&account_and_key(account, key), ())?;
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) fn session(&self, key: SessionKey) -> Result<Option<session::Record>, Error> {
+        self.home.read(|reading| {
+            let value = reading.open_table(SESSIONS)?.get(&key.0)?;
+            Ok(value.and_then(|value| self.sealer.open_session(key, value.value())))
+        })
+    }
+
+    pub(super) async fn touch_sessions(&self, touches: Vec<(SessionKey, Timestamp)>) -> Result<(), Error> {
+        if touches.is_empty() {
+            return Ok(());
+        }
+        self.writer
+            .run(move |tables| {
+                for (key, at) in &touches {
+                    let touched = tables.sessions.get(&key.0)?.and_then(|value| {
+                        let (stamp, _) = value.value().split_first_chunk::<STAMP_LEN>()?;
+                        (u64::from_be_bytes(*stamp) < at.unix_millis()).then(|| value.value().to_vec())
+                    });
+                    if let Some(mut value) = touched {
+                        value[..STAMP_LEN].copy_from_slice(&at.unix_millis().to_be_bytes());
+                        tables.sessions.insert(&key.0, value.as_slice())?;
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
+        let sealer = Arc::clone(&self.sealer);
+        self.writer.run(move |tables| end(tables, &sealer, key)).await
+    }
+
+    pub(super) async fn end_account_sessions(&self, account: AccountId) -> Result<Vec<SessionKey>, Error> {
+        self.writer
+            .run(move |tables| {
+                let (first, last) = all_of(account);
+                let ended: Result<Vec<_>, _> = tables
+                    .by_account
+                    .extract_from_if::<&[u8; 48], _>(&first..=&last, |_, ()| true)?
+                    .map(|entry| entry.map(|(pair, _)| key_of(pair.value())))
+                    .collect();
+                let ended = ended?;
+                for key in &ended {
+                    tables.sessions.remove(&key.0)?;
+                }
+                Ok(ended)
+            })
+            .await
+    }
+
+    pub(super) fn sessions_of(
+        &self,
+        account: AccountId,
+    ) -> Result<Vec<(SessionKey, session::Record)>, Error> {
+        self.home.read(|reading| {
+            let sessions = reading.open_table(SESSIONS)?;
+            let (first, last) = all_of(account);
+            let mut found = Vec::new();
+            for entry in reading.open_table(BY_ACCOUNT)?.range::<&[u8; 48]>(&first..=&last)? {
+                let key = key_of(entry?.0.value());
+                let value = sessions.get(&key.0)?;
+                let record = value.and_then(|value| self.sealer.open_session(key, value.value()));
+                found.extend(record.map(|record| (key, record)));
+            }
+            Ok(found)
+        })
+    }
+
+    pub(super) fn session_count(&self) -> Result<u64, Error> {
+        self.home.read(|reading| Ok(reading.open_table(SESSIONS)?.len()?))
+    }
+
+    pub(super) fn sessions(
+        &self,
+        after: Option<SessionKey>,
+        limit: usize,
+    ) -> Result<Vec<(SessionKey, session::Record)>, Error> {
+        self.home.read(|reading| {
+            let mut page = Vec::new();
+            for entry in rest_of(reading, after)? {
+                if page.len() == limit {
+                    break;
+                }
+                let (key, value) = entry?;
+                let key = SessionKey(*key.value());
+                page.extend(self.sealer.open_session(key, value.value()).map(|record| (key, record)));
+            }
+            Ok(page)
+        })
+    }
+
+    pub(super) async fn consume_once(
+        &self,
+        kind: Once,
+        id: [u8; 32],
+        expires_at: Timestamp,
+    ) -> Result<bool, Error> {
+        let mut key = [kind as u8; 33];
+        key[1..].copy_from_slice(&id);
+        self.writer
+            .run(move |tables| {
+                let fresh = tables.once_values.get(&key)?.is_none();
+                if fresh {
+                    tables.once_values.insert(&key, expires_at.unix_millis())?;
+                }
+                Ok(fresh)
+            })
+            .await
+    }
+
+    pub(super) fn grant(&self, account: AccountId) -> Result<Option<(Grant, Version)>, Error> {
+        self.home.read(|reading| {
+            let value = reading.open_table(GRANTS)?.get(&account.to_bytes())?;
+            Ok(value.and_then(|value| self.sealer.open_grant(account, value.value())))
+        })
+    }
+
+    pub(super) async fn put_grant(
+        &self,
+        account: AccountId,
+        grant: &Grant,
+        expected: Option<Version>,
+    ) -> Result<Version, Error> {
+        let version = Version::fresh(&self.sealer.entropy);
+        let value = self.sealer.grant(account, version, grant);
+        let key = account.to_bytes();
+        let outcome = self.writer.run(move |tables| {
+            let there = version_of(tables.grants.get(&key)?.as_ref().map(redb::AccessGuard::value));
+            if expected.is_some_and(|expected| expected != there) {
+                return Ok(Err(Mismatch));
+            }
+            tables.grants.insert(&key, value.as_slice())?;
+            Ok(Ok(version))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
+    }
+
+    pub(super) async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
+        let key = account.to_bytes();
+        self.writer.run(move |tables| Ok(tables.grants.remove(&key)?.is_some())).await
+    }
+
+    pub(super) async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
+        let (key, value) = (record.identity.account().to_bytes(), self.sealer.account(record));
+        self.writer
+            .run(move |tables| {
+                tables.accounts.insert(&key, value.as_slice())?;
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
+        self.home.read(|reading| {
+            let value = reading.open_table(ACCOUNTS)?.get(&account.to_bytes())?;
+            Ok(value.and_then(|value| self.sealer.open_account(account, value.value())))
+        })
+    }
+
+    pub(super) fn signing_keys(&self) -> Result<(Option<SigningKeys>, Version), Error> {
+        self.home.read(|reading| {
+            let value = reading.open_table(META)?.get(SIGNING_KEY)?;
+            let value = value.as_ref().map(redb::AccessGuard::value);
+            Ok((value.and_then(|value| self.sealer.open_signing_keys(value)), version_of(value)))
+        })
+    }
+
+    pub(super) async fn put_signing_keys(
+        &self,
+        keys: &SigningKeys,
+        expected: Version,
+    ) -> Result<Version, Error> {
+        let version = Version::fresh(&self.sealer.entropy);
+        let value = self.sealer.signing_keys(version, keys);
+        let outcome = self.writer.run(move |tables| {
+            let there = version_of(tables.meta.get(SIGNING_KEY)?.as_ref().map(redb::AccessGuard::value));
+            if expected != there {
+                return Ok(Err(Mismatch));
+            }
+            tables.meta.insert(SIGNING_KEY, value.as_slice())?;
+            Ok(Ok(version))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
+    }
+
+    pub(super) fn pins(&self) -> Result<Vec<(Box<str>, TeamId)>, Error> {
+        self.home.read(|reading| {
+            let mut pins = Vec::new();
+            for entry in reading.open_table(PINS)?.iter()? {
+                let (slug, team) = entry?;
+                pins.push((slug.value().into(), TeamId::from_bytes(*team.value())));
+            }
+            Ok(pins)
+        })
+    }
+
+    pub(super) async fn pin_if_new(&self, slug: &str, team: TeamId) -> Result<Pin, Error> {
+        let slug: Box<str> = slug.into();
+        self.writer
+            .run(move |tables| {
+                let there = tables.pins.get(&*slug)?.map(|team| TeamId::from_bytes(*team.value()));
+                Ok(match there {
+                    Some(there) if there == team => Pin::Same,
+                    Some(there) => Pin::Different(there),
+                    None => {
+                        tables.pins.insert(&*slug, &team.to_bytes())?;
+                        Pin::New
+                    }
+                })
+            })
+            .await
+    }
+
+    pub(super) async fn unpin(&self, slug: &str) -> Result<bool, Error> {
+        let slug: Box<str> = slug.into();
+        self.writer.run(move |tables| Ok(tables.pins.remove(&*slug)?.is_some())).await
+    }
+
+    /// Looks at a snapshot page by page, and has each page's ended sessions judged again by the writer: a
+    /// touch may have come in between.
+    pub(super) async fn sweep(&self, now: Timestamp, settings: &session::Settings) -> Result<Swept, Error> {
+        let (settings, mut swept, mut after) = (*settings, Swept::default(), None);
+        loop {
+            let page = self.home.read(|reading| {
+                let (mut over, mut last) = (Vec::new(), None);
+                for entry in rest_of(reading, after)?.take(SWEEP_PAGE) {
+                    let (key, value) = entry?;
+                    let key = SessionKey(*key.value());
+                    last = Some(key);
+                    if is_over(&self.sealer, key, value.value(), &settings, now) {
+                        over.push(key);
+                    }
+                }
+                Ok((over, last))
+            });
+            let (over, last) = page?;
+            if !over.is_empty() {
+                swept.sessions += self.sweep_sessions(over, now, settings).await?;
+            }
+            if last.is_none() {
+                break;
+            }
+            after = last;
+            tokio::task::yield_now().await;
+        }
+        let once_values = self.writer.run(move |tables| {
+            let (before, now) = (tables.once_values.len()?, now.unix_millis());
+            tables.once_values.retain(|_, expires_at| expires_at > now)?;
+            Ok(before - tables.once_values.len()?)
+        });
+        swept.once_values = usize::try_from(once_values.await?).unwrap_or(usize::MAX);
+        Ok(swept)
+    }
+
+    async fn sweep_sessions(
+        &self,
+        keys: Vec<SessionKey>,
+        now: Timestamp,
+        settings: session::Settings,
+    ) -> Result<usize, Error> {
+        let sealer = Arc::clone(&self.sealer);
+        self.writer
+            .run(move |tables| {
+                let mut ended = 0;
+                for key in &keys {
+                    let over = tables
+                        .sessions
+                        .get(&key.0)?
+                        .is_some_and(|value| is_over(&sealer, *key, value.value(), &settings, now));
+                    if over && end(tables, &sealer, *key)? {
+                        ended += 1;
+                    }
+                }
+                Ok(ended)
+            })
+            .await
+    }
+
+    pub(super) async fn flush(&self) -> Result<(), Error> {
+        self.writer.run(|_| Ok(())).await
+    }
+
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        self.writer.close().await
+    }
+
+    pub(super) async fn healthy(&self) -> Result<(), Error> {
+        if self.home.fault().is_none() {
+            return self.home.read(|reading| {
+                reading.open_table(META)?.get(FORMAT_KEY)?;
+                Ok(())
+            });
+        }
+        // Whether the fault is gone, only a write can tell; and none may come by itself.
+        self.writer
+            .run(|tables| {
+                tables.meta.insert(PROBE_KEY, [].as_slice())?;
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) fn spoiled_records(&self) -> u64 {
+        self.sealer.spoiled()
+    }
+}
+
+type Step<T> = Result<T, redb::Error>;
+
+/// Ends one session, in both tables. The account stands in the sealed record; if that does not open, its
+/// entry is looked for: rare enough to read the whole table.
+fn end(tables: &mut Tables<'_>, sealer: &Sealer, key: SessionKey) -> Step<bool> {
+    let Some(value) = tables.sessions.remove(&key.0)?.map(|value| value.value().to_vec()) else {
+        return Ok(false);
+    };
+    match sealer.open_session(key, &value) {
+        Some(record) => {
+            tables.by_account.remove(&account_and_key(record.account, key))?;
+        }
+        None => tables.by_account.retain(|pair, ()| key_of(pair) != key)?,
+    }
+    Ok(true)
+}
+
+/// What does not open is over too: nobody can use it.
+fn is_over(
+    sealer: &Sealer,
+    key: SessionKey,
+    value: &[u8],
+    settings: &session::Settings,
+    now: Timestamp,
+) -> bool {
+    sealer
+        .open_session(key, value)
+        .is_none_or(|record| session::standing(&record, record.last_used_at, settings, now) != Standing::Live)
+}
+
+fn rest_of(
+    reading: &ReadTransaction,
+    after: Option<SessionKey>,
+) -> Step<redb::Range<'static, &'static [u8; 32], &'static [u8]>> {
+    let sessions = reading.open_table(SESSIONS)?;
+    Ok(match after {
+        None => sessions.range::<&[u8; 32]>(..)?,
+        Some(key) => {
+            sessions.range::<&[u8; 32]>((std::ops::Bound::Excluded(&key.0), std::ops::Bound::Unbounded))?
+        }
+    })
+}
+
+fn version_of(value: Option<&[u8]>) -> Version {
+    let stamp = value.and_then(|value| value.first_chunk::<STAMP_LEN>());
+    stamp.map_or(Version::ABSENT, |stamp| Version(u64::from_be_bytes(*stamp)))
+}
+
+fn account_and_key(account: AccountId, key: SessionKey) -> [u8; 48] {
+    let mut pair = [0; 48];
+    pair[..16].copy_from_slice(&account.to_bytes());
+    pair[16..].copy_from_slice(&key.0);
+    pair
+}
+
+fn key_of(pair: &[u8; 48]) -> SessionKey {
+    let mut key = [0; 32];
+    key.copy_from_slice(&pair[16..]);
+    SessionKey(key)
+}
+
+fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
+    (account_and_key(account, SessionKey([0; 32])), account_and_key(account, SessionKey([0xff; 32])))
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE);
+    builder
+}
+
+/// The folder and the file, private. An existing folder keeps its mode: it may be a mounted volume.
+fn prepare(dir: &Path, file: &Path) -> Result<(), Error> {
+    let is_new = !dir.exists();
+    let at_dir = |source| unreadable(dir, source);
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at_dir)?;
+    let at_file = |source| unreadable(file, source);
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(file);
+    let opened = opened.map_err(at_file)?;
+    if opened.metadata().map_err(at_file)?.permissions().mode() & 0o077 != 0 {
+        opened.set_permissions(Permissions::from_mode(0o600)).map_err(at_file)?;
+    }
+    // The name of a new file is on disk only when its folder is.
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at_dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| is_new && !parent.as_os_str().is_empty()) {
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(at_dir)?;
+    }
+    Ok(())
+}
+
+fn refused(dir: &Path, file: &Path, error: DatabaseError) -> Error {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            Error::Locked { file: file.into(), pid: PidFile::read(dir) }
+        }
+        other => unreadable(file, redb::Error::from(other)),
+    }
+}
+
+fn unreadable(file: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Unreadable { file: file.into(), source: source.into() }
+}
+
+/// redb gives no space back by itself. Failing to is no reason not to start.
+fn compact(file: &Path, database: &mut Database) {
+    let size = fs::metadata(file).map_or(0, |facts| facts.len());
+    let used = || {
+        let stats = database.begin_write().ok()?.stats().ok()?;
+        Some(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
+    };
+    if size >= WORTH_COMPACTING && used().is_some_and(|used| used < size / 2) {
+        let _ = database.compact();
+    }
+}
+
+/// Sees whether the store is ours to read, and makes a new one so.
+fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
+    let outcome = home.write(|tables| {
+        let format = tables.meta.get(FORMAT_KEY)?.map(|value| value.value().to_vec());
+        let Some(format) = format else {
+            tables.meta.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
+            tables.meta.insert(CANARY_KEY, sealer.canary().as_slice())?;
+            return Ok(Admission::Granted);
+        };
+        // A format is a number, now and for ever; what is none is not from an earlier version.
+        let found = format.as_slice().try_into().map_or(u32::MAX, u32::from_be_bytes);
+        if found > FORMAT {
+            return Ok(Admission::NewerFormat(found));
+        }
+        let canary = tables.meta.get(CANARY_KEY)?.map(|value| value.value().to_vec());
+        match sealer.know(&canary.unwrap_or_default()) {
+            Acquaintance::Foreign => return Ok(Admission::ForeignSecret),
+            Acquaintance::Older => renew(tables, sealer)?,
+            Acquaintance::Current => {}
+        }
+        Ok(Admission::Granted)
+    });
+    let file = || home.file.to_path_buf();
+    match outcome {
+        Ok(Admission::Granted) => Ok(()),
+        Ok(Admission::NewerFormat(found)) => Err(Error::NewerFormat { file: file(), found, known: FORMAT }),
+        Ok(Admission::ForeignSecret) => Err(Error::ForeignSecret { file: file() }),
+        Err(error @ redb::Error::Io(_)) => {
+            Err(Error::Unavailable { place: Arc::clone(&home.file), fault: fault_of(&error) })
+        }
+        Err(error) => Err(unreadable(&home.file, error)),
+    }
+}
+
+enum Admission {
+    Granted,
+    NewerFormat(u32),
+    ForeignSecret,
+}
+
+/// Seals everything under the first key, in one transaction: all of it or nothing. A tenth of a second for
+/// ten thousand sessions; once per new key.
+fn renew(tables: &mut Tables<'_>, sealer: &Sealer) -> Step<()> {
+    let mut renewed = Vec::new();
+    for entry in tables.sessions.iter()? {
+        let (key, value) = entry?;
+        let value = sealer.renewed(Purpose::Session, key.value(), value.value());
+        renewed.extend(value.map(|value| (*key.value(), value)));
+    }
+    for (key, value) in renewed {
+        tables.sessions.insert(&key, value.as_slice())?;
+    }
+    for (table, purpose) in [(&mut tables.grants, Purpose::Grant), (&mut tables.accounts, Purpose::Account)] {
+        let mut renewed = Vec::new();
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            let value = sealer.renewed(purpose, key.value(), value.value());
+            renewed.extend(value.map(|value| (*key.value(), value)));
+        }
+        for (key, value) in renewed {
+            table.insert(&key, value.as_slice())?;
+        }
+    }
+    let keys = tables.meta.get(SIGNING_KEY)?;
+    let keys = keys.and_then(|value| sealer.renewed(Purpose::SigningKey, b"", value.value()));
+    if let Some(value) = keys {
+        tables.meta.insert(SIGNING_KEY, value.as_slice())?;
+    }
+    tables.meta.insert(CANARY_KEY, sealer.canary().as_slice())?;
+    Ok(())
+}
+
+/// Names the process that has the store open, for the message of one that wants it too. The lock is redb's.
+struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Without it the message names no process; nothing else depends on it.
+    fn write(dir: &Path) -> PidFile {
+        let path = dir.join(PID_FILE);
+        let _ = fs::write(&path, format!("{}\n", std::process::id()));
+        PidFile(path)
+    }
+
+    fn read(dir: &Path) -> Option<u32> {
+        fs::read_to_string(dir.join(PID_FILE)).ok()?.trim().parse().ok()
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::ops::Bound;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::StorageBackend;
+    use redb::backends::FileBackend;
+
+    use super::super::Fault;
+    use super::*;
+    use crate::secret::Secret;
+
+    type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+    fn ada() -> AccountId {
+        AccountId::from_bytes([1; 16])
+    }
+
+    fn ring() -> Outcome<Arc<Keyring>> {
+        Ok(Arc::new(Keyring::from_keys(&[Secret::new([1; 32])])?))
+    }
+
+    fn grant(token: &str) -> Grant {
+        let at = Timestamp::from_unix_seconds(1_800_000_000);
+        Grant {
+            access_token: Secret::new(token.to_owned()),
+            refresh_token: None,
+            expires_at: at,
+            scopes: None,
+            obtained_at: at,
+            refreshing_since: None,
+        }
+    }
+
+    /// A file on a disk that is full while the switch is on.
+    #[derive(Debug)]
+    struct FullDisk {
+        file: FileBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl FullDisk {
+        fn check(&self) -> io::Result<()> {
+            let full = self.full.load(Ordering::SeqCst);
+            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for FullDisk {
+        fn len(&self) -> io::Result<u64> {
+            self.file.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.file.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()?;
+            self.file.sync_data()
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.file.write(offset, data)
+        }
+        fn close(&self) -> io::Result<()> {
+            self.file.close()
+        }
+        fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, redb::BackendError> {
+            self.file.try_lock_range(start, end)
+        }
+        fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), redb::BackendError> {
+            self.file.unlock_range(start, end)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_named_and_once_it_has_space_the_store_goes_on() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join(FILE);
+        let full = Arc::new(AtomicBool::new(false));
+        let opener = {
+            let (file, full) = (file.clone(), Arc::clone(&full));
+            move || {
+                let opened =
+                    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
+                let backend = FileBackend::new(opened?)?;
+                builder().create_with_backend(FullDisk { file: backend, full: Arc::clone(&full) })
+            }
+        };
+        let database = opener()?;
+        let (path, opener) = (dir.path(), Box::new(opener));
+        let store = Embedded::with(path, file, database, opener, ring()?, Entropy::system())?;
+        store.put_grant(ada(), &grant("before"), None).await?;
+
+        full.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            let refused = store.put_grant(ada(), &grant("lost"), None).await;
+            assert!(matches!(refused, Err(Error::Unavailable { fault: Fault::DiskFull, .. })), "{refused:?}");
+            let text = refused.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(
+                text.ends_with(
+                    "teamgate.redb: the disk is full; free some space, teamgate goes on by itself"
+                )
+            );
+            assert!(matches!(store.healthy().await, Err(Error::Unavailable { fault: Fault::DiskFull, .. })));
+        }
+
+        full.store(false, Ordering::SeqCst);
+        store.healthy().await?;
+        let kept = store.grant(ada())?.map(|(grant, _)| grant.access_token.expose().clone());
+        assert_eq!(
+            kept.as_deref(),
+            Some("before"),
+            "what was acknowledged is there, what was refused is not"
+        );
+        store.put_grant(ada(), &grant("after"), None).await?;
+        assert!(store.grant(ada())?.is_some_and(|(grant, _)| grant.access_token.expose() == "after"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_record_that_does_not_open_is_absent_counted_and_swept() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let store = Embedded::open(dir.path(), ring()?, Entropy::system())?;
+        let at = Timestamp::from_unix_seconds(1_800_000_000);
+        let record = session::Record {
+            account: ada(),
+            begun_at: at,
+            last_used_at: at,
+            address: None,
+            user_agent: None,
+        };
+        let key = SessionKey([1; 32]);
+        store.put_session(key, &record).await?;
+        store.put_grant(ada(), &grant("token"), None).await?;
+        store
+            .writer
+            .run(move |tables| {
+                let flip = |value: &[u8]| {
+                    let mut value = value.to_vec();
+                    value[30] ^= 1;
+                    value
+                };
+                let session = tables.sessions.get(&key.0)?.map(|value| flip(value.value()));
+                tables.sessions.insert(&key.0, session.unwrap_or_default().as_slice())?;
+                let grant = tables.grants.get(&ada().to_bytes())?.map(|value| flip(value.value()));
+                tables.grants.insert(&ada().to_bytes(), grant.unwrap_or_default().as_slice())?;
+                Ok(())
+            })
+            .await?;
+        assert_eq!(store.session(key)?, None);
+        assert!(store.grant(ada())?.is_none());
+        assert_eq!(store.spoiled_records(), 2);
+        let settings = session::Settings {
+            lifetime: std::time::Duration::from_secs(1000),
+            idle: std::time::Duration::from_secs(1000),
+        };
+        assert_eq!(store.sweep(at, &settings).await?.sessions, 1);
+        assert_eq!(store.end_account_sessions(ada()).await?, [], "the index knows it no more");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_later_version_is_refused_and_left_as_it_is() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let store = Embedded::open(dir.path(), ring()?, Entropy::system())?;
+        let later = FORMAT + 1;
+        let write = store.writer.run(move |tables| {
+            tables.meta.insert(FORMAT_KEY, later.to_be_bytes().as_slice())?;
+            tables.meta.remove(CANARY_KEY)?;
+            Ok(())
+        });
+        write.await?;
+        drop(store);
+        for _ in 0..2 {
+            let refused = Embedded::open(dir.path(), ring()?, Entropy::system()).err();
+            assert!(
+                matches!(refused, Some(Error::NewerFormat { found, known: FORMAT, .. }) if found == later),
+                "{refused:?}"
+            );
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_one_operation_costs_that_one_only() -> Outcome {
+        let dir = tempfile::tempdir()?;
+        let store = Embedded::open(dir.path(), ring()?, Entropy::system())?;
+        store.put_grant(ada(), &grant("token"), None).await?;
+        let broken = store.writer.run(|tables| {
+            // As redb does over a damaged page.
+            let nothing: &[u8] = tables.meta.get(PROBE_KEY)?.map_or(&[], |_| &[1]);
+            Ok(nothing[0])
+        });
+        let broken = broken.await;
+        assert!(matches!(broken, Err(Error::Unavailable { fault: Fault::Damaged, .. })), "{broken:?}");
+        store.healthy().await?;
+        assert!(store.grant(ada())?.is_some());
+        Ok(())
+    }
+}

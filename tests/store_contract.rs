@@ -1,0 +1,579 @@
+//! What every backend of the store promises: one suite of functions over a `Store`, run for each backend.
+//!
+//! A backend joins by a [`Backend`] and a line with `contract!`.
+
+use std::error::Error;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use teamgate::clock::Timestamp;
+use teamgate::entropy::Entropy;
+use teamgate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use teamgate::keys::{Algorithm, Keyring, SigningKeys};
+use teamgate::membership::{Membership, Role, Team};
+use teamgate::secret::Secret;
+use teamgate::session::{Record, SessionKey, Settings};
+use teamgate::store::{self, AccountRecord, Grant, Once, Pin, Store, Swept, Version};
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// A place where a store lives, which can be opened again after it was closed.
+trait Backend: Sized {
+    fn new() -> Outcome<Self>;
+    /// Opens the store with a ring of these keys.
+    fn open_with(&self, keys: &[u8]) -> Outcome<Store>;
+    /// Everything at rest, as somebody with the disk would see it. Called when the store is closed.
+    fn raw(&self) -> Outcome<Vec<u8>>;
+
+    fn open(&self) -> Outcome<Store> {
+        self.open_with(&[1])
+    }
+}
+
+struct Embedded(tempfile::TempDir);
+
+impl Embedded {
+    fn dir(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir().join("teamgate.redb")
+    }
+}
+
+impl Backend for Embedded {
+    fn new() -> Outcome<Embedded> {
+        Ok(Embedded(tempfile::tempdir()?))
+    }
+
+    fn open_with(&self, keys: &[u8]) -> Outcome<Store> {
+        Ok(Store::open(&self.dir(), ring(keys)?, Entropy::system())?)
+    }
+
+    fn raw(&self) -> Outcome<Vec<u8>> {
+        Ok(fs::read(self.file())?)
+    }
+}
+
+macro_rules! contract {
+    ($module:ident, $backend:ty: $($promise:ident),+ $(,)?) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() -> super::Outcome {
+                super::$promise(<$backend as super::Backend>::new()?).await
+            })+
+        }
+    };
+}
+
+contract! { embedded, super::Embedded:
+    a_session_is_written_read_touched_and_ended,
+    a_touch_raises_nobody_from_the_dead_and_the_later_one_wins,
+    the_sessions_of_an_account_end_together_and_no_others,
+    sessions_are_listed_page_by_page,
+    a_value_is_good_once_however_many_ask_at_once,
+    of_two_that_write_over_one_version_one_is_told_so,
+    of_a_hundred_racing_refreshes_one_wins,
+    a_grant_of_the_largest_size_comes_back_as_it_was,
+    an_account_comes_back_as_it_was,
+    signing_keys_are_written_over_the_version_that_was_read,
+    a_slug_that_changed_hands_is_noticed_until_it_is_unpinned,
+    a_sweep_removes_what_is_over_and_nothing_else,
+    everything_is_there_after_a_restart,
+    nothing_secret_and_nobody_is_readable_at_rest,
+    a_store_of_another_secret_is_refused_with_the_cure,
+    a_new_first_key_takes_over_and_the_old_one_can_go,
+    a_closed_store_says_so_and_has_written_everything,
+    a_hundred_writers_at_once_lose_nothing,
+    a_healthy_store_says_so,
+}
+
+fn ring(keys: &[u8]) -> Outcome<Arc<Keyring>> {
+    let keys: Vec<_> = keys.iter().map(|byte| Secret::new([*byte; 32])).collect();
+    Ok(Arc::new(Keyring::from_keys(&keys)?))
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+}
+
+fn account(n: u8) -> AccountId {
+    AccountId::from_bytes([n; 16])
+}
+
+fn key(n: u8) -> SessionKey {
+    SessionKey([n; 32])
+}
+
+fn session(owner: u8, begun: u64) -> Record {
+    Record {
+        account: account(owner),
+        begun_at: at(begun),
+        last_used_at: at(begun),
+        address: Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7))),
+        user_agent: Some("Recognisable/1.0".into()),
+    }
+}
+
+fn grant(token: &str) -> Grant {
+    Grant {
+        access_token: Secret::new(token.to_owned()),
+        refresh_token: Some(Secret::new(format!("{token}-refresh"))),
+        expires_at: at(7200),
+        scopes: Some("account email".to_owned()),
+        obtained_at: at(0),
+        refreshing_since: None,
+    }
+}
+
+fn person(n: u8) -> AccountRecord {
+    let team = Team {
+        slug: "recognisable-team".into(),
+        id: TeamId::from_bytes([9; 16]),
+        role: Role::Administrator,
+        confirmed: true,
+    };
+    AccountRecord {
+        identity: VerifiedIdentity::vouched_for(Claims {
+            account: account(n),
+            display_name: "Recognisable Ada".into(),
+            nickname: Some("ada".into()),
+            email: Email::parse("recognisable@example.com"),
+        }),
+        profile_as_of: at(1),
+        membership: Membership::new(at(2), vec![team]),
+    }
+}
+
+fn token_of(found: Option<(Grant, Version)>) -> Option<String> {
+    found.map(|(grant, _)| grant.access_token.expose().clone())
+}
+
+async fn a_session_is_written_read_touched_and_ended(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    assert_eq!(store.session(key(1)).await?, None);
+    store.put_session(key(1), &session(1, 0)).await?;
+    assert_eq!(store.session(key(1)).await?, Some(session(1, 0)));
+    store.touch_sessions(vec![(key(1), at(60))]).await?;
+    let touched = store.session(key(1)).await?.ok_or("it is there")?;
+    assert_eq!((touched.begun_at, touched.last_used_at), (at(0), at(60)));
+    assert_eq!(store.session_count().await?, 1);
+    assert!(store.end_session(key(1)).await?);
+    assert!(!store.end_session(key(1)).await?, "it was there once");
+    assert_eq!(store.session(key(1)).await?, None);
+    assert_eq!(store.sessions_of(account(1)).await?, []);
+    assert_eq!(store.session_count().await?, 0);
+    Ok(())
+}
+
+async fn a_touch_raises_nobody_from_the_dead_and_the_later_one_wins(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    store.put_session(key(1), &session(1, 0)).await?;
+    store.put_session(key(2), &session(1, 0)).await?;
+    store.end_session(key(2)).await?;
+    store.touch_sessions(vec![(key(2), at(9)), (key(1), at(90)), (key(1), at(30)), (key(3), at(9))]).await?;
+    assert_eq!(store.session(key(2)).await?, None);
+    assert_eq!(store.session(key(3)).await?, None);
+    assert_eq!(store.session(key(1)).await?.map(|record| record.last_used_at), Some(at(90)));
+    store.touch_sessions(vec![(key(1), at(60))]).await?;
+    assert_eq!(store.session(key(1)).await?.map(|record| record.last_used_at), Some(at(90)));
+    assert_eq!(store.session_count().await?, 1);
+    Ok(())
+}
+
+async fn the_sessions_of_an_account_end_together_and_no_others(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    for (n, owner) in [(1, 1), (2, 2), (3, 1), (0, 1), (255, 1)] {
+        store.put_session(key(n), &session(owner, 0)).await?;
+    }
+    let names = |found: Vec<(SessionKey, Record)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(names(store.sessions_of(account(1)).await?), [key(0), key(1), key(3), key(255)]);
+    let mut ended = store.end_account_sessions(account(1)).await?;
+    ended.sort();
+    assert_eq!(ended, [key(0), key(1), key(3), key(255)]);
+    assert_eq!(store.end_account_sessions(account(1)).await?, []);
+    assert_eq!(store.session(key(3)).await?, None);
+    assert_eq!(names(store.sessions_of(account(2)).await?), [key(2)]);
+    Ok(())
+}
+
+async fn sessions_are_listed_page_by_page(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    for n in 0..7 {
+        store.put_session(key(n), &session(n, 0)).await?;
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.sessions(after, 3).await?;
+        assert!(page.len() <= 3);
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        found.extend(page.into_iter().map(|(key, record)| (key, record.account)));
+    }
+    assert_eq!(found, (0..7).map(|n| (key(n), account(n))).collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn a_value_is_good_once_however_many_ask_at_once(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.consume_once(Once::SignInState, [7; 32], at(600)).await })
+        })
+        .collect();
+    let mut winners = 0;
+    for task in tasks {
+        winners += u32::from(task.await??);
+    }
+    assert_eq!(winners, 1);
+    assert!(store.consume_once(Once::HandOver, [7; 32], at(600)).await?, "another kind is another value");
+    assert!(store.consume_once(Once::SignInState, [8; 32], at(600)).await?);
+    Ok(())
+}
+
+async fn of_two_that_write_over_one_version_one_is_told_so(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let first = store.put_grant(account(1), &grant("one"), Some(Version::ABSENT)).await?;
+    let conflict = store.put_grant(account(1), &grant("lost"), Some(Version::ABSENT)).await;
+    assert!(matches!(conflict, Err(store::Error::Conflict)), "{conflict:?}");
+    let second = store.put_grant(account(1), &grant("two"), Some(first)).await?;
+    let conflict = store.put_grant(account(1), &grant("lost"), Some(first)).await;
+    assert!(matches!(conflict, Err(store::Error::Conflict)), "{conflict:?}");
+    let found = store.grant(account(1)).await?;
+    assert_eq!(found.as_ref().map(|(_, version)| *version), Some(second));
+    assert_eq!(token_of(found).as_deref(), Some("two"));
+
+    store.put_grant(account(1), &grant("three"), None).await?;
+    assert_eq!(token_of(store.grant(account(1)).await?).as_deref(), Some("three"));
+    assert!(store.delete_grant(account(1)).await?);
+    assert!(!store.delete_grant(account(1)).await?);
+    let again = store.put_grant(account(1), &grant("four"), None).await?;
+    for old in [first, second] {
+        assert_ne!(old, again, "a version never comes back");
+        let conflict = store.put_grant(account(1), &grant("lost"), Some(old)).await;
+        assert!(matches!(conflict, Err(store::Error::Conflict)), "{conflict:?}");
+    }
+    Ok(())
+}
+
+async fn of_a_hundred_racing_refreshes_one_wins(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let version = store.put_grant(account(1), &grant("old"), None).await?;
+    let tasks: Vec<_> = (0..100)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                store.put_grant(account(1), &grant(&n.to_string()), Some(version)).await.map(|_| n)
+            })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for task in tasks {
+        match task.await? {
+            Ok(n) => winners.push(n.to_string()),
+            Err(store::Error::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    assert_eq!(token_of(store.grant(account(1)).await?).as_ref(), winners.first());
+    Ok(())
+}
+
+async fn a_grant_of_the_largest_size_comes_back_as_it_was(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let large = Grant {
+        access_token: Secret::new("a".repeat(8192)),
+        refresh_token: Some(Secret::new("r".repeat(8192))),
+        refreshing_since: Some(at(5)),
+        ..grant("")
+    };
+    let version = store.put_grant(account(1), &large, None).await?;
+    let (found, found_version) = store.grant(account(1)).await?.ok_or("it is there")?;
+    assert_eq!(found_version, version);
+    assert_eq!(found.access_token.expose(), large.access_token.expose());
+    assert_eq!(
+        found.refresh_token.as_ref().map(|token| token.expose().len()),
+        large.refresh_token.as_ref().map(|token| token.expose().len())
+    );
+    assert_eq!(
+        (found.expires_at, found.obtained_at, found.refreshing_since, found.scopes),
+        (large.expires_at, large.obtained_at, large.refreshing_since, large.scopes)
+    );
+    Ok(())
+}
+
+async fn an_account_comes_back_as_it_was(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    assert_eq!(store.account(account(1)).await?, None);
+    store.put_account(&person(1)).await?;
+    assert_eq!(store.account(account(1)).await?, Some(person(1)));
+    assert_eq!(store.account(account(2)).await?, None);
+    Ok(())
+}
+
+async fn signing_keys_are_written_over_the_version_that_was_read(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let (none, absent) = store.signing_keys().await?;
+    assert!(none.is_none() && absent == Version::ABSENT);
+    let (mine, theirs) =
+        (SigningKeys::first(at(0), Algorithm::Es256)?, SigningKeys::first(at(0), Algorithm::Es256)?);
+    let version = store.put_signing_keys(&mine, absent).await?;
+    let conflict = store.put_signing_keys(&theirs, absent).await;
+    assert!(matches!(conflict, Err(store::Error::Conflict)), "{conflict:?}");
+    let (found, found_version) = store.signing_keys().await?;
+    assert_eq!(found.map(|keys| keys.jwks()), Some(mine.jwks()));
+    assert_eq!(found_version, version);
+    store.put_signing_keys(&theirs, version).await?;
+    assert_eq!(store.signing_keys().await?.0.map(|keys| keys.jwks()), Some(theirs.jwks()));
+    Ok(())
+}
+
+async fn a_slug_that_changed_hands_is_noticed_until_it_is_unpinned(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let (old, new) = (TeamId::from_bytes([1; 16]), TeamId::from_bytes([2; 16]));
+    assert_eq!(store.pin_if_new("acme", old).await?, Pin::New);
+    assert_eq!(store.pin_if_new("acme", old).await?, Pin::Same);
+    assert_eq!(store.pin_if_new("acme", new).await?, Pin::Different(old));
+    assert_eq!(store.pin_if_new("acme", new).await?, Pin::Different(old), "asking twice changes nothing");
+    store.pin_if_new("Acme", new).await?;
+    assert_eq!(store.pins().await?, [("Acme".into(), new), ("acme".into(), old)]);
+    assert!(store.unpin("acme").await?);
+    assert!(!store.unpin("acme").await?);
+    assert_eq!(store.pin_if_new("acme", new).await?, Pin::New);
+    Ok(())
+}
+
+async fn a_sweep_removes_what_is_over_and_nothing_else(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let settings = Settings { lifetime: Duration::from_secs(1000), idle: Duration::from_secs(100) };
+    // Used until the end of its life, idle, and alive.
+    for (n, begun, used) in [(1, 0, 990), (2, 500, 890), (3, 500, 950)] {
+        store.put_session(key(n), &session(n, begun)).await?;
+        store.touch_sessions(vec![(key(n), at(used))]).await?;
+    }
+    store.consume_once(Once::SignInState, [1; 32], at(999)).await?;
+    store.consume_once(Once::SignInState, [2; 32], at(1001)).await?;
+    store.put_grant(account(1), &grant("kept"), None).await?;
+    assert_eq!(store.sweep(at(960), &settings).await?, Swept::default());
+    assert_eq!(store.sweep(at(1000), &settings).await?, Swept { sessions: 2, once_values: 1 });
+    assert_eq!(store.sweep(at(1000), &settings).await?, Swept::default());
+    assert!(store.session(key(3)).await?.is_some());
+    assert_eq!(store.sessions_of(account(1)).await?, []);
+    assert_eq!(store.session_count().await?, 1);
+    assert!(!store.consume_once(Once::SignInState, [2; 32], at(1001)).await?);
+    assert!(store.grant(account(1)).await?.is_some());
+    Ok(())
+}
+
+/// More sessions than a sweep looks at in one go.
+async fn fill(store: &Store, count: u16) -> Outcome {
+    let mut tasks = Vec::new();
+    for n in 0..count {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            store.put_session(SessionKey(id), &session((n % 7) as u8, u64::from(n % 2) * 5000)).await
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    Ok(())
+}
+
+async fn a_hundred_writers_at_once_lose_nothing(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    fill(&store, 1500).await?;
+    assert_eq!(store.session_count().await?, 1500);
+    let settings = Settings { lifetime: Duration::from_secs(1000), idle: Duration::from_secs(1000) };
+    assert_eq!(store.sweep(at(5500), &settings).await?.sessions, 750);
+    drop(store);
+    let store = backend.open()?;
+    assert_eq!(store.session_count().await?, 750);
+    let mut listed = 0;
+    for owner in 0..7 {
+        listed += store.sessions_of(account(owner)).await?.len();
+    }
+    assert_eq!(listed, 750);
+    Ok(())
+}
+
+async fn everything_is_there_after_a_restart(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let keys = SigningKeys::first(at(0), Algorithm::Es256)?;
+    store.put_session(key(1), &session(1, 0)).await?;
+    store.touch_sessions(vec![(key(1), at(60))]).await?;
+    let version = store.put_grant(account(1), &grant("token"), None).await?;
+    store.put_account(&person(1)).await?;
+    store.put_signing_keys(&keys, Version::ABSENT).await?;
+    store.pin_if_new("acme", TeamId::from_bytes([1; 16])).await?;
+    store.consume_once(Once::SignInState, [1; 32], at(600)).await?;
+    drop(store);
+
+    let store = backend.open()?;
+    assert_eq!(store.session(key(1)).await?.map(|record| record.last_used_at), Some(at(60)));
+    assert_eq!(store.sessions_of(account(1)).await?.len(), 1);
+    assert_eq!(store.grant(account(1)).await?.map(|(_, version)| version), Some(version));
+    assert_eq!(store.account(account(1)).await?, Some(person(1)));
+    assert_eq!(store.signing_keys().await?.0.map(|keys| keys.jwks()), Some(keys.jwks()));
+    assert_eq!(store.pin_if_new("acme", TeamId::from_bytes([1; 16])).await?, Pin::Same);
+    assert!(!store.consume_once(Once::SignInState, [1; 32], at(600)).await?);
+    assert_eq!(store.spoiled_records(), 0);
+    Ok(())
+}
+
+async fn nothing_secret_and_nobody_is_readable_at_rest(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    store.put_grant(account(1), &grant("recognisable-token"), None).await?;
+    store.put_account(&person(1)).await?;
+    store.put_session(key(1), &session(1, 0)).await?;
+    store.put_signing_keys(&SigningKeys::first(at(0), Algorithm::Es256)?, Version::ABSENT).await?;
+    store.pin_if_new("pinned-slug", TeamId::from_bytes([1; 16])).await?;
+    store.close().await?;
+    drop(store);
+    let raw = backend.raw()?;
+    let shows =
+        |text: &str| raw.windows(text.len()).any(|window| window.eq_ignore_ascii_case(text.as_bytes()));
+    assert!(shows("pinned-slug"), "the search finds what is not sealed");
+    for text in ["recognisable", "pkcs8", "access_token", "203.0.113.7", "example.com"] {
+        assert!(!shows(text), "{text}");
+    }
+    Ok(())
+}
+
+async fn a_store_of_another_secret_is_refused_with_the_cure(backend: impl Backend) -> Outcome {
+    backend.open_with(&[1])?.put_session(key(1), &session(1, 0)).await?;
+    let Err(error) = backend.open_with(&[2]) else { return Err("it was opened".into()) };
+    let error = error.downcast::<store::Error>()?;
+    assert!(matches!(*error, store::Error::ForeignSecret { .. }), "{error:?}");
+    assert!(error.to_string().contains("put that key back into the secret file"), "{error}");
+    assert!(backend.open_with(&[1])?.session(key(1)).await?.is_some(), "it was left as it was");
+    Ok(())
+}
+
+async fn a_new_first_key_takes_over_and_the_old_one_can_go(backend: impl Backend) -> Outcome {
+    let store = backend.open_with(&[1])?;
+    let keys = SigningKeys::first(at(0), Algorithm::Es256)?;
+    store.put_session(key(1), &session(1, 0)).await?;
+    let version = store.put_grant(account(1), &grant("token"), None).await?;
+    store.put_account(&person(1)).await?;
+    store.put_signing_keys(&keys, Version::ABSENT).await?;
+    drop(store);
+    drop(backend.open_with(&[2, 1])?);
+    let store = backend.open_with(&[2])?;
+    assert!(store.session(key(1)).await?.is_some());
+    let found = store.grant(account(1)).await?;
+    assert_eq!(found.as_ref().map(|(_, version)| *version), Some(version));
+    assert_eq!(token_of(found).as_deref(), Some("token"));
+    assert_eq!(store.account(account(1)).await?, Some(person(1)));
+    assert_eq!(store.signing_keys().await?.0.map(|keys| keys.jwks()), Some(keys.jwks()));
+    assert_eq!(store.spoiled_records(), 0);
+    Ok(())
+}
+
+async fn a_closed_store_says_so_and_has_written_everything(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let clone = store.clone();
+    store.put_session(key(1), &session(1, 0)).await?;
+    store.flush().await?;
+    store.close().await?;
+    let late = clone.put_session(key(2), &session(1, 0)).await;
+    assert!(matches!(late, Err(store::Error::Closed)), "{late:?}");
+    assert!(matches!(clone.session(key(1)).await, Err(store::Error::Closed)));
+    assert!(clone.healthy().await.is_err());
+    let again = backend.open()?;
+    assert!(again.session(key(1)).await?.is_some(), "it can be opened while a clone still lives");
+    Ok(())
+}
+
+async fn a_healthy_store_says_so(backend: impl Backend) -> Outcome {
+    Ok(backend.open()?.healthy().await?)
+}
+
+// ── the file backend alone
+
+#[tokio::test]
+async fn a_second_gateway_on_one_folder_is_told_the_file_and_the_process() -> Outcome {
+    let backend = Embedded::new()?;
+    let _store = backend.open()?;
+    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system()).err().ok_or("it was opened")?;
+    let store::Error::Locked { file, pid } = &error else { return Err(error.into()) };
+    assert_eq!((file, *pid), (&backend.file(), Some(std::process::id())));
+    assert!(error.to_string().contains("in use by another teamgate (process "), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn folder_and_file_are_private_and_a_file_that_is_not_becomes_so() -> Outcome {
+    let backend = Embedded::new()?;
+    drop(backend.open()?);
+    let mode = |path| fs::metadata(path).map(|facts| facts.permissions().mode() & 0o777);
+    assert_eq!((mode(backend.dir())?, mode(backend.file())?), (0o700, 0o600));
+    fs::set_permissions(backend.file(), fs::Permissions::from_mode(0o644))?;
+    let _store = backend.open()?;
+    assert_eq!(mode(backend.file())?, 0o600);
+    Ok(())
+}
+
+/// The file as a process that was killed leaves it: copied while it is open, after the answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_there_after_a_kill() -> Outcome {
+    let (backend, copy) = (Embedded::new()?, Embedded::new()?);
+    fs::create_dir(copy.dir())?;
+    let store = backend.open()?;
+    for round in 0..20_u16 {
+        fill(&store, 20 + round).await?;
+        let version = store.put_grant(account(1), &grant(&round.to_string()), None).await?;
+        fs::copy(backend.file(), copy.file())?;
+        let killed = copy.open()?;
+        assert_eq!(killed.session_count().await?, u64::from(20 + round));
+        assert_eq!(killed.grant(account(1)).await?.map(|(_, version)| version), Some(version));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_left_alone_and_named() -> Outcome {
+    let backend = Embedded::new()?;
+    fs::create_dir(backend.dir())?;
+    let text = "not a database ".repeat(1000);
+    fs::write(backend.file(), &text)?;
+    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system()).err().ok_or("it was opened")?;
+    assert!(matches!(error, store::Error::Unreadable { .. }), "{error:?}");
+    assert!(error.to_string().starts_with(&backend.file().display().to_string()), "{error}");
+    assert_eq!(fs::read_to_string(backend.file())?, text);
+    Ok(())
+}
+
+/// One byte of the file changed, anywhere that something stands: never garbage, never a panic.
+#[tokio::test]
+async fn a_flipped_byte_is_an_error_or_an_absence_and_never_garbage() -> Outcome {
+    let backend = Embedded::new()?;
+    let store = backend.open()?;
+    store.put_grant(account(1), &grant("token"), None).await?;
+    store.put_session(key(1), &session(1, 0)).await?;
+    drop(store);
+    let sound = backend.raw()?;
+    let written: Vec<usize> = (0..sound.len()).filter(|place| sound[*place] != 0).collect();
+    for place in written.iter().step_by(written.len() / 60 + 1) {
+        let mut spoiled = sound.clone();
+        spoiled[*place] ^= 0x10;
+        fs::write(backend.file(), &spoiled)?;
+        let Ok(store) = Store::open(&backend.dir(), ring(&[1])?, Entropy::system()) else { continue };
+        if let Ok(found) = store.grant(account(1)).await {
+            assert!(matches!(token_of(found).as_deref(), None | Some("token")), "byte {place}");
+        }
+        if let Ok(Some(found)) = store.session(key(1)).await {
+            assert_eq!(found.account, account(1), "byte {place}");
+        }
+    }
+    Ok(())
+}
