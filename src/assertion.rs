@@ -17,13 +17,15 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::directory::Known;
 use crate::entropy::Entropy;
-use crate::keys::signing::{self, Algorithm, SigningKeys};
+use crate::keys::{Algorithm, RotationSettings, SigningKeys, signing};
 use crate::membership::Team;
-use crate::route::{GroupSelection, PlainHeaders, Route};
+use crate::route::Route;
+use crate::route::identity_out::{Field, GroupSelection, PlainHeaders};
 use crate::session::SessionKey;
 use crate::store::{self, Store};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
+use crate::telemetry::labels::AssertionSource;
 
 /// How assertions are made on this installation.
 #[derive(Clone, Debug)]
@@ -144,7 +146,6 @@ pub struct Assertions(Arc<Inner>);
 
 struct Inner {
     keys: ArcSwap<SigningKeys>,
-    jwks: ArcSwap<Bytes>,
     store: Store,
     entropy: Entropy,
     telemetry: Telemetry,
@@ -169,20 +170,14 @@ impl Assertions {
     /// When the store does not give or take keys.
     pub async fn load(
         store: Store,
-        entropy: Entropy,
         telemetry: Telemetry,
+        entropy: Entropy,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Assertions, Error> {
-        let assertions = Assertions(Arc::new(Inner {
-            keys: ArcSwap::from_pointee(SigningKeys::default()),
-            jwks: ArcSwap::from_pointee(Bytes::new()),
-            store,
-            entropy,
-            telemetry,
-        }));
-        assertions.rotate(settings, now).await?;
-        Ok(assertions)
+        let keys = current_keys(&store, settings, now).await?;
+        let inner = Inner { keys: ArcSwap::from_pointee(keys), store, entropy, telemetry };
+        Ok(Assertions(Arc::new(inner)))
     }
 
     /// Makes, promotes and retires keys as `now` demands. Called at start, and then every minute.
@@ -191,32 +186,19 @@ impl Assertions {
     ///
     /// When the store does not give or take keys; those in memory go on signing.
     pub async fn rotate(&self, settings: &Settings, now: Timestamp) -> Result<(), Error> {
-        let rotation = signing::Rotation {
-            algorithm: settings.algorithm,
-            every: settings.rotate_every,
-            assertion_lifetime: settings.lifetime,
-        };
-        // Another replica may write first; what it wrote then counts, and is looked at again.
-        for _ in 0..8 {
-            let (stored, version) = self.0.store.signing_keys().await?;
-            let (next, changed) = stored.rotated(&rotation, now, &self.0.entropy)?;
-            if changed {
-                match self.0.store.put_signing_keys(&next, version).await {
-                    Ok(_) => self.0.telemetry.audit(Event::KeysRotated { signs: next.signing_kid(now) }),
-                    Err(error) if error.is_conflict() => continue,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            self.0.jwks.store(Arc::new(next.jwks()));
-            self.0.keys.store(Arc::new(next));
-            break;
+        let next = current_keys(&self.0.store, settings, now).await?;
+        let before = self.0.keys.swap(Arc::new(next.clone()));
+        let signs = next.signer(now).kid();
+        if before.signer(now).kid() != signs {
+            let event = Event::KeysRotated { purpose: "assertion", key: signs.to_owned() };
+            self.0.telemetry.audit.record(now, &event);
         }
         Ok(())
     }
 
     /// The public keys, as a JWKS document (RFC 7517).
     pub fn jwks(&self) -> Bytes {
-        self.0.jwks.load().as_ref().clone()
+        self.0.keys.load().jwks()
     }
 
     /// What the app is told: from `cache` until near expiry, else made anew.
@@ -232,11 +214,11 @@ impl Assertions {
         now: Timestamp,
     ) -> Result<Arc<Outgoing>, Error> {
         if let Some(made) = cache.find(occasion.route, occasion.audience, occasion.known, now) {
-            self.0.telemetry.metrics.assertion_from_cache();
+            self.0.telemetry.metrics.assertions.inc(AssertionSource::Cache);
             return Ok(made);
         }
         let made = Arc::new(self.make(settings, occasion, now)?);
-        self.0.telemetry.metrics.assertion_signed();
+        self.0.telemetry.metrics.assertions.inc(AssertionSource::Signed);
         cache.keep(&made);
         Ok(made)
     }
@@ -262,7 +244,7 @@ impl Assertions {
             jti: self.0.entropy.token::<16>(),
             sid: session.short(),
         };
-        let assertion = self.0.keys.load().sign(&claims, now)?;
+        let assertion = self.0.keys.load().signer(now).sign(&claims)?;
         let mut headers = plain_headers(settings, route, known, &groups);
         if let Ok(value) = HeaderValue::try_from(assertion) {
             headers.push((settings.header.clone(), value));
@@ -275,6 +257,33 @@ impl Assertions {
             audience: (*audience).into(),
             route: (*route).clone(),
         })
+    }
+}
+
+/// The keys as they should be at `now`: read, and where something is due, made and written.
+async fn current_keys(store: &Store, settings: &Settings, now: Timestamp) -> Result<SigningKeys, Error> {
+    let rotation = RotationSettings {
+        every: settings.rotate_every,
+        ..RotationSettings::for_assertions_of(settings.algorithm, settings.lifetime)
+    };
+    loop {
+        let (stored, version) = store.signing_keys().await?;
+        let next = match &stored {
+            None => Some(SigningKeys::first(now, settings.algorithm)?),
+            Some(keys) => keys.rotate(now, &rotation)?,
+        };
+        let Some(next) = next else {
+            if let Some(keys) = stored {
+                return Ok(keys);
+            }
+            continue;
+        };
+        match store.put_signing_keys(&next, version).await {
+            Ok(_) => return Ok(next),
+            // Another replica was faster: what it wrote counts, and is looked at in turn.
+            Err(store::Error::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -298,38 +307,42 @@ fn plain_headers(
     let email = identity.email().map(|email| email.as_str());
     let joined = groups.join(",");
     let mut headers = Vec::with_capacity(8);
-    let mut set = |name: HeaderName, value: Option<&str>| {
-        if let Some(value) = value.and_then(header_value) {
-            headers.push((name, value));
+    let mut set = |name: &'static str, value: Option<&str>| {
+        if let Some(value) = value.and_then(one_value) {
+            headers.push((HeaderName::from_static(name), value));
         }
     };
-    if route.identity.plain_headers == PlainHeaders::Sent {
+    if route.identity.plain_headers == PlainHeaders::Send {
         let user = match settings.user_claim {
             UserClaim::Uuid => Some(uuid.as_str()),
             UserClaim::Email => email,
             UserClaim::Nickname => identity.nickname(),
         };
-        set(HeaderName::from_static("x-forwarded-user"), user);
-        set(HeaderName::from_static("x-forwarded-email"), email);
-        set(HeaderName::from_static("x-forwarded-groups"), Some(&joined));
-        set(HeaderName::from_static("x-forwarded-preferred-username"), identity.nickname());
+        set("x-forwarded-user", user);
+        set("x-forwarded-email", email);
+        set("x-forwarded-preferred-username", identity.nickname());
+        if let Ok(groups) = HeaderValue::try_from(&joined) {
+            headers.push((HeaderName::from_static("x-forwarded-groups"), groups));
+        }
     }
     for (name, template) in &route.identity.headers {
         let value = template.render(|field| match field {
-            "uuid" => Some(uuid.as_str()),
-            "email" => email,
-            "nickname" => identity.nickname(),
-            "name" => Some(identity.display_name()),
-            "groups" => Some(&joined),
-            _ => None,
+            Field::Uuid => Some(uuid.as_str().into()),
+            Field::Email => email.map(Into::into),
+            Field::Nickname => identity.nickname().map(Into::into),
+            Field::Name => Some(identity.display_name().into()),
+            Field::Groups => Some(joined.as_str().into()),
         });
-        set(name.clone(), value.as_deref());
+        if let Some(value) = value {
+            headers.push((name.clone(), value));
+        }
     }
     headers
 }
 
-/// Text that people chose becomes a header value only if it cannot be anything else: UTF-8 without control
-/// characters. What does not fit is left out rather than changed.
-fn header_value(text: &str) -> Option<HeaderValue> {
-    (!text.chars().any(char::is_control)).then(|| HeaderValue::from_bytes(text.as_bytes()).ok()).flatten()
+/// Text that people chose becomes a header value only if it can be read as one value and nothing else: no
+/// control characters, no comma. What does not fit is left out rather than changed.
+fn one_value(text: &str) -> Option<HeaderValue> {
+    let hostile = |c: char| c.is_control() || c == ',';
+    (!text.contains(hostile)).then(|| HeaderValue::from_bytes(text.as_bytes()).ok()).flatten()
 }

@@ -27,7 +27,7 @@ use crate::identity::{AccountId, VerifiedIdentity};
 use crate::membership::{Membership, TeamName};
 use crate::store::{self, AccountRecord, Grant, Store};
 use crate::telemetry::Telemetry;
-use crate::telemetry::audit::Event;
+use crate::telemetry::audit::{EndReason, Event};
 
 /// What the directory is told by the configuration.
 pub struct Settings {
@@ -232,7 +232,7 @@ impl Directory {
     pub async fn learn(&self, known: Known, grant: &Grant, now: Timestamp) -> Result<Arc<Account>, store::Error> {
         let id = known.identity.account();
         self.0.store.put_grant(id, grant, None).await?;
-        self.0.store.put_account(record(&known)).await?;
+        self.0.store.put_account(&record(&known)).await?;
         if let Some(account) = self.0.accounts.get(&id)
             && account.condition() != Condition::Ended
         {
@@ -313,7 +313,7 @@ impl Directory {
     }
 
     /// Ends every session of an account and forgets its tokens.
-    pub async fn end(&self, account: &Account, why: &'static str) {
+    pub async fn end(&self, account: &Account, why: EndReason) {
         account.set_condition(Condition::Ended);
         let ended = self.0.store.end_account_sessions(account.id).await;
         let forgotten = self.0.store.delete_grant(account.id).await;
@@ -323,11 +323,9 @@ impl Directory {
             // In memory the sessions are over already; the store learns it when it is back and they are read.
             tracing::error!(account.id = %account.id, %error, "an ended account could not be written down");
         }
-        self.0.telemetry.audit(Event::SessionsEnded {
-            account: account.id,
-            reason: why,
-            count: ended.map_or(0, |keys| keys.len()),
-        });
+        let count = ended.map_or(0, |keys| keys.len() as u64);
+        let event = Event::SessionsEnded { account: Some(account.id), reason: why, count };
+        self.0.telemetry.audit.record(self.0.clock.now(), &event);
     }
 
     /// All accounts in memory.
@@ -335,18 +333,59 @@ impl Directory {
         self.0.accounts.iter().map(|(_, account)| account)
     }
 
-    fn publish(&self, account: &Account, known: Arc<Known>) {
+    fn publish(&self, account: &Account, known: Arc<Known>) -> Changed {
         let before = account.known.swap(known.clone());
         let change = known.membership.changes_since(&before.membership);
         if !change.is_empty() {
-            self.0.telemetry.audit(Event::MembershipChanged {
+            let event = Event::MembershipChanged {
                 account: account.id,
                 lost: change.lost,
                 gained: change.gained,
                 as_of: known.membership.as_of(),
-            });
+            };
+            self.0.telemetry.audit.record(self.0.clock.now(), &event);
+            return Changed::Yes;
         }
+        Changed::No
     }
+
+    /// How old the memberships in memory are.
+    pub fn census(&self, settings: &Settings, now: Timestamp) -> Census {
+        let mut census = Census::default();
+        for account in self.accounts() {
+            let as_of = account.known.load().membership.as_of();
+            match freshness(as_of, now, &settings.ages, None, Weather::Fair) {
+                Freshness::Young => census.young += 1,
+                Freshness::Due => census.due += 1,
+                Freshness::Stale => census.stale += 1,
+            }
+            let used_at = Timestamp::from_unix_millis(account.used_at.load(Ordering::Relaxed));
+            if now.since(used_at) < settings.ages.max_age {
+                census.oldest_in_use = census.oldest_in_use.max(now.since(as_of));
+            }
+        }
+        census
+    }
+}
+
+/// How many memberships are how old.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Census {
+    /// Younger than `refresh_after`.
+    pub young: i64,
+    /// Older than that, and still believed.
+    pub due: i64,
+    /// Older than `max_age`.
+    pub stale: i64,
+    /// The age of the oldest that belongs to an account in use.
+    pub oldest_in_use: Duration,
+}
+
+/// Whether an answer said something new.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Changed {
+    Yes,
+    No,
 }
 
 fn record(known: &Known) -> AccountRecord {

@@ -19,9 +19,12 @@ use crate::gate::cookie::SessionId;
 use crate::keys::Keyring;
 use crate::live::{Live, LiveSession};
 use crate::policy::{self, Decision, Subject};
-use crate::route::{Refusal, Route, Table, Target};
+use crate::route::refusal::Refusal;
+use crate::route::target::Target;
+use crate::route::{Route, Table};
 use crate::session;
 use crate::telemetry::Telemetry;
+use crate::telemetry::labels::CookieFault;
 
 /// What the gate is told by the configuration.
 pub struct Settings {
@@ -51,6 +54,39 @@ pub enum Verdict {
     CannotTell(CannotTell),
     /// A WebSocket that another site's page opened with our visitor's cookie: 403.
     ForeignOrigin(Arc<Route>),
+}
+
+impl Verdict {
+    /// The route that the request met; `None` if it met none.
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        match self {
+            Verdict::NoRoute => None,
+            Verdict::OddPath(route, _) | Verdict::ForeignOrigin(route) => Some(route),
+            Verdict::Forward(pass) => Some(&pass.route),
+            Verdict::SignIn(sign_in) => Some(&sign_in.route),
+            Verdict::Deny(denied) => Some(&denied.route),
+            Verdict::CannotTell(doubt) => Some(&doubt.route),
+        }
+    }
+
+    /// Why it does not go on, as the log says it.
+    pub fn reason(&self) -> Option<Box<str>> {
+        match self {
+            Verdict::NoRoute | Verdict::Forward(_) => None,
+            Verdict::OddPath(_, refusal) => Some(refusal.to_string().into()),
+            Verdict::ForeignOrigin(_) => Some("a WebSocket opened by a page of another origin".into()),
+            Verdict::SignIn(sign_in) => Some(match sign_in.why {
+                Nobody::NoCookie => "no session cookie".into(),
+                Nobody::DeadCookie => "a session cookie that is over or not ours".into(),
+                Nobody::GrantLost => "a refresh token was lost; one trip through Bitbucket mends it".into(),
+            }),
+            Verdict::Deny(denied) => Some(denied.reason()),
+            Verdict::CannotTell(doubt) => Some(match doubt.missing {
+                Missing::Membership(since) => format!("no membership young enough since {since}").into(),
+                Missing::Store => "the session store does not answer".into(),
+            }),
+        }
+    }
 }
 
 /// Proof that a request was admitted, by which rule. Only [`Gate::check`] makes it.
@@ -118,6 +154,20 @@ pub struct Denied {
     pub who: Who,
     /// Whether the account is in none of the teams that may use this gateway at all.
     pub outside: Outside,
+}
+
+impl Denied {
+    /// Why not, as the log says it.
+    pub fn reason(&self) -> Box<str> {
+        if self.outside == Outside::OfEveryTeam {
+            return "in none of the teams that may use this gateway".into();
+        }
+        match policy::decide(&self.route.policy, self.who.subject()) {
+            Decision::Deny(reason) => reason.to_string().into(),
+            // Deciding is pure; on the same values it does not change its mind.
+            _ => "".into(),
+        }
+    }
 }
 
 /// Whether a refusal is about the route or about the gateway.
@@ -229,7 +279,7 @@ impl Gate {
         for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
             why = Nobody::DeadCookie;
             let Some(id) = SessionId::open(value, &self.keyring) else {
-                self.telemetry.metrics.bad_cookie();
+                self.telemetry.metrics.bad_cookies.inc(CookieFault::Forged);
                 continue;
             };
             let key = id.key();

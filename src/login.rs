@@ -9,7 +9,6 @@ pub mod ticket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cookie::SameSite;
 use http::HeaderValue;
 use url::Url;
 
@@ -17,7 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::directory::{self, Directory};
 use crate::entropy::Entropy;
 use crate::facts::Facts;
-use crate::gate::cookie::{self, pairs};
+use crate::gate::cookie::{self, SameSite, pairs};
 use crate::keys::Keyring;
 use crate::live::Live;
 use crate::login::ticket::{ATTEMPTS, LIFETIME, Ticket, begun_at};
@@ -39,6 +38,26 @@ pub struct Settings {
     pub directory: Arc<directory::Settings>,
     /// Whether some route serves a host; where people may be sent back to.
     pub serves: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+impl Settings {
+    /// Whether cookies set on `host` come back to the callback's host.
+    fn reaches(&self, host: &str) -> bool {
+        match &self.cookie.domain {
+            Some(domain) => host.strip_suffix(&**domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+            None => self.redirect_uri.host_str() == Some(host),
+        }
+    }
+
+    /// The origin under which a request's page is found again after a sign-in. A route for any host is found
+    /// on the gateway's own too; a session made there would not be seen elsewhere.
+    fn origin_of(&self, facts: &Facts<'_>) -> String {
+        if self.reaches(facts.host) {
+            format!("{}://{}", facts.scheme, facts.authority)
+        } else {
+            self.external_url.origin().ascii_serialization()
+        }
+    }
 }
 
 /// Signs people in and out. Cheap to clone.
@@ -71,13 +90,15 @@ pub enum Start {
     },
     /// The browser has been round [`ROUNDS`] times within a minute: explain instead of repeating.
     Loop {
+        /// How often it has been round.
+        rounds: u8,
         /// Cookies to set.
         cookies: Vec<HeaderValue>,
     },
 }
 
 /// How many completed sign-ins within [`ROUNDS_WITHIN`] are a loop.
-const ROUNDS: u32 = 2;
+const ROUNDS: u8 = 2;
 /// The minute in which rounds are counted.
 const ROUNDS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -87,8 +108,16 @@ impl Login {
         let cookies = &settings.cookie;
         let (rounds, _) = rounds(cookies, facts);
         if rounds >= ROUNDS {
-            return Start::Loop { cookies: vec![cookies.clear(&rounds_name(cookies))] };
+            return Start::Loop { rounds, cookies: vec![cookies.clear(&rounds_name(cookies))] };
         }
+        if !settings.reaches(facts.host) {
+            // Cookies set here would not come back to the callback's host: begin there instead.
+            let mut location = settings.external_url.clone();
+            location.set_path("/.teamgate/login");
+            location.query_pairs_mut().append_pair("rd", return_to.as_str());
+            return Start::Go { location, cookies: Vec::new() };
+        }
+        self.telemetry.metrics.sign_in_starts.inc();
         let (ticket, attempt) = Ticket::draw(return_to.0.clone(), facts.now, &self.entropy);
         let state = ticket.seal(&self.keyring, &self.entropy);
         let location = settings.directory.bitbucket.authorize_url(&state, &ticket.challenge());
@@ -107,16 +136,16 @@ pub struct ReturnTo(String);
 impl ReturnTo {
     /// Back to the page that a request asked for. Anything but a navigation cannot be repeated by a redirect,
     /// so it goes to the front page.
-    pub fn page(facts: &Facts<'_>) -> ReturnTo {
+    pub fn page(settings: &Settings, facts: &Facts<'_>) -> ReturnTo {
         let query = facts.query.map_or(String::new(), |query| format!("?{query}"));
-        ReturnTo(format!("{}://{}{}{query}", facts.scheme, facts.authority, facts.path))
+        ReturnTo(format!("{}{}{query}", settings.origin_of(facts), facts.path))
     }
 
     /// Where `rd` says: a path on this host, or a URL on a host that some route serves. Anything else is the
     /// front page. What comes out is put together anew from what was understood, so that no two parsers can
     /// read it differently (CVE-2020-5233 and its many kin).
     pub fn parse(rd: Option<&str>, settings: &Settings, facts: &Facts<'_>) -> ReturnTo {
-        let here = format!("{}://{}", facts.scheme, facts.authority);
+        let here = settings.origin_of(facts);
         let front = || ReturnTo(format!("{here}/"));
         let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\')) else {
             return front();
@@ -141,8 +170,7 @@ impl ReturnTo {
         let target = target.split('#').next().unwrap_or("/");
         match crate::route::target::canonical(target.as_bytes()) {
             Ok(target) => {
-                let query = target.query().map_or(String::new(), |query| format!("?{query}"));
-                ReturnTo(format!("{origin}{}{query}", target.path()))
+                ReturnTo(format!("{origin}{}", target.wire()))
             }
             Err(_) => front(),
         }
@@ -183,7 +211,7 @@ fn clear_oldest(cookies: &cookie::Settings, facts: &Facts<'_>) -> Vec<HeaderValu
 }
 
 /// How many sign-ins this browser completed in the current minute, and since when.
-fn rounds(cookies: &cookie::Settings, facts: &Facts<'_>) -> (u32, Timestamp) {
+fn rounds(cookies: &cookie::Settings, facts: &Facts<'_>) -> (u8, Timestamp) {
     let name = rounds_name(cookies);
     let found = cookie::find(facts.headers, &name).next().and_then(|value| std::str::from_utf8(value).ok());
     let parsed = found.and_then(|text| {

@@ -9,14 +9,14 @@ pub mod refusal;
 pub mod render;
 pub mod reply;
 pub mod sign_in;
-pub mod words;
+mod words;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::{Next, map_response};
+use axum::extract::State;
+use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;

@@ -11,14 +11,14 @@ pub mod own;
 pub mod upstream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, SERVER};
-use http::{Response, Version};
+use http::Response;
+use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -26,17 +26,19 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
-use self::context::{Admitted, Answered, Context, Stage};
+use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
 use self::upstream::{Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
-use crate::facts::{Arrival, shape};
+use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
+use crate::policy::Decision as PolicyDecision;
 use crate::pages::{self, Asked, Services, refusal, render};
-use crate::snapshot::{Current, Snapshot};
+use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
+use crate::telemetry::audit::Event;
 use crate::telemetry::labels::{Decision, StatusClass};
 
 /// How long a client may keep a connection open between two requests.
@@ -62,15 +64,6 @@ pub struct Proxy {
     pub telemetry: Telemetry,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
-}
-
-/// Counts a request as under way until it is dropped.
-pub struct UnderWay(Arc<AtomicUsize>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl Proxy {
@@ -134,13 +127,180 @@ impl Proxy {
         let arrival = asked.arrival;
         let answered = match &verdict {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
-            _ => Answered { route: verdict.route().map(|route| route.name.clone()), reason: verdict.reason().map(Box::from), ..Answered::of(arrival, decision) },
+            _ => Answered {
+                route: verdict.route().map(|route| route.name.clone()),
+                reason: verdict.reason(),
+                ..Answered::of(arrival, decision)
+            },
         };
         if let Verdict::Deny(denied) = &verdict {
-            self.telemetry.audit.record(answered.arrival.now, &denied.event(&answered.arrival));
+            let event = Event::Denied {
+                account: denied.who.session.account.id(),
+                route: denied.route.name.to_string(),
+                host: answered.arrival.host.to_string(),
+                path: answered.arrival.path.to_string(),
+                reason: denied.reason().into(),
+                client: answered.arrival.client,
+                request_id: answered.arrival.request_id.to_string(),
+            };
+            self.telemetry.audit.record(answered.arrival.now, &event);
         }
         self.answer(session, context, answered, answer).await
     }
+}
+
+impl Proxy {
+    /// Metrics and the access line of a request that is over.
+    fn account_for(&self, session: &Session, context: &Context, status: u16, total: Duration) {
+        let gate = context.gate.unwrap_or(total);
+        let header = session.req_header();
+        let (route, decision, account) = match &context.stage {
+            Stage::Arrived => (None, Decision::Error, None),
+            Stage::Admitted(admitted) => {
+                let pass = &admitted.pass;
+                let decision = if pass.who().is_some() { Decision::Allow } else { Decision::Public };
+                (Some(&*pass.route().name), decision, pass.who().map(|who| who.session.account.id()))
+            }
+            Stage::Answered(answered) => (answered.route.as_deref(), answered.decision, answered.account),
+        };
+        let metrics = context.snapshot.metrics_of(route, decision);
+        metrics.record(decision, StatusClass::of(status), gate, context.first_byte, total);
+        if !self.telemetry.access.is_on() {
+            return;
+        }
+        let grounds = match &context.stage {
+            Stage::Admitted(admitted) => Some(grounds(admitted)),
+            _ => None,
+        };
+        let reason = match &context.stage {
+            Stage::Answered(answered) => answered.reason.as_deref(),
+            _ => None,
+        };
+        let arrival = context.stage.arrival();
+        self.telemetry.access.record(&Entry {
+            arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),
+            request_id: arrival.map_or("", |arrival| &arrival.request_id),
+            client: arrival.map_or_else(|| peer_of(session).address, |arrival| arrival.client),
+            method: header.method.as_str(),
+            host: arrival.map_or(b"", |arrival| arrival.authority.as_bytes()),
+            path: arrival.map_or(b"", |arrival| arrival.path.as_bytes()),
+            route,
+            decision,
+            grounds: grounds.as_deref(),
+            reason,
+            account,
+            status,
+            gate,
+            upstream: context.first_byte,
+            total,
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+            upstream_error: context.upstream_error,
+        });
+    }
+}
+
+/// By which rule, as the log says it.
+fn grounds(admitted: &Admitted) -> String {
+    match admitted.pass.decision() {
+        PolicyDecision::Allow(grounds) => grounds.to_string(),
+        // Deciding is pure; on the same values it does not change its mind.
+        _ => String::new(),
+    }
+}
+
+/// A stage that nothing may be forwarded from: the request ends here.
+fn closed(error: NotAdmitted) -> Box<Error> {
+    Error::because(ErrorType::InternalError, "fail closed", error)
+}
+
+/// What Pingora leaves on an answer although it concerns only the connection to the app (RFC 9110 §7.6.1).
+fn strip_hop_by_hop(response: &mut ResponseHeader) {
+    let nominated: Vec<HeaderName> = response
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name: &HeaderName| !matches!(name.as_str(), "close" | "keep-alive" | "upgrade" | "content-length"))
+        .collect();
+    for name in nominated.iter().map(HeaderName::as_str).chain(["keep-alive", "proxy-authenticate", "proxy-connection"]) {
+        response.remove_header(name);
+    }
+}
+
+/// An answer to somebody signed in is theirs: a shared cache must not hand it to the next person. What the app
+/// says itself about private caching stays.
+fn keep_private(response: &mut ResponseHeader) -> Result<()> {
+    let said = response.headers.get_all(CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
+    let said = said.collect::<Vec<_>>().join(",").to_ascii_lowercase();
+    let kept = ["private", "no-store"].iter().any(|word| said.contains(word));
+    if !kept {
+        let mut directives: Vec<&str> = said
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty() && *word != "public" && !word.starts_with("s-maxage"))
+            .collect();
+        directives.insert(0, "private");
+        response.insert_header(CACHE_CONTROL, directives.join(", "))?;
+    }
+    response.append_header(VARY, "Cookie")?;
+    Ok(())
+}
+
+/// What a failure is to the client.
+fn status_of(error: &Error) -> u16 {
+    match error.etype() {
+        ErrorType::HTTPStatus(status) => *status,
+        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout
+            if error.esource() != &ErrorSource::Downstream =>
+        {
+            504
+        }
+        _ => match error.esource() {
+            ErrorSource::Upstream => 502,
+            ErrorSource::Downstream => 400,
+            ErrorSource::Internal | ErrorSource::Unset if is_connect(error.etype()) => 502,
+            ErrorSource::Internal | ErrorSource::Unset => 500,
+        },
+    }
+}
+
+fn is_connect(kind: &ErrorType) -> bool {
+    matches!(
+        kind,
+        ErrorType::ConnectTimedout
+            | ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::SocketError
+            | ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSHandshakeTimedout
+            | ErrorType::InvalidCert
+    )
+}
+
+/// The same, as a word for the log.
+fn kind_of(error: &Error) -> &'static str {
+    match error.etype() {
+        ErrorType::ConnectTimedout => "connect_timeout",
+        ErrorType::ConnectRefused => "connect_refused",
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => "tls",
+        kind if is_connect(kind) => "connect",
+        ErrorType::ReadTimedout => "read_timeout",
+        ErrorType::WriteTimedout => "write_timeout",
+        ErrorType::ConnectionClosed => "closed",
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error => "garbage",
+        _ => "other",
+    }
+}
+
+/// What Pingora says about it, without the raw buffers that its messages may carry.
+fn reason_of(error: &Error) -> String {
+    let context = error.context.as_ref().map_or("", |context| context.as_str());
+    let safe = context.split("buf:").next().unwrap_or("").trim();
+    format!("{} {safe}", error.etype().as_str()).trim().to_owned()
 }
 
 fn request_shape(session: &Session) -> crate::facts::Shape {
@@ -159,7 +319,6 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        self.under_way.fetch_add(1, Ordering::AcqRel);
         Context {
             started: Instant::now(),
             snapshot: self.current.load_full(),
@@ -168,7 +327,7 @@ impl ProxyHttp for Proxy {
             first_byte: None,
             upstream_error: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
-            under_way: UnderWay(self.under_way.clone()),
+            under_way: UnderWay::enter(&self.under_way),
         }
     }
 
@@ -273,7 +432,7 @@ impl ProxyHttp for Proxy {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = &*route.upstream.url,
+                    upstream = &*route.upstream.url_text,
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)
@@ -298,10 +457,10 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |response| response.status.as_u16());
         let total = context.started.elapsed();
-        self.telemetry.request_over(session_entry(session, context, error, status, total), context);
+        self.account_for(session, context, status, total);
     }
 
     /// Pingora would print whole requests, cookies included.

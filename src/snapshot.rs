@@ -5,7 +5,8 @@
 //!
 //! A request loads the pointer once and keeps what it got to its end; a reload swaps the pointer, whole.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::route::Route;
+use crate::telemetry::labels::Decision;
+use crate::telemetry::metrics::RouteMetrics;
 use crate::{assertion, gate, login};
 
 /// One compiled configuration.
@@ -26,8 +29,18 @@ pub struct Snapshot {
     pub assertion: assertion::Settings,
     /// What concerns the edges only.
     pub edge: Edge,
-    /// Every route, in the order of the file.
-    pub routes: Vec<Arc<Route>>,
+    /// What each route's requests are counted in.
+    pub metrics: RouteTable,
+}
+
+/// What requests are counted in, by route.
+pub struct RouteTable {
+    /// By the route's name.
+    pub routes: HashMap<Box<str>, Arc<RouteMetrics>>,
+    /// The gateway's own pages.
+    pub own: Arc<RouteMetrics>,
+    /// What no route matched, or what was not understood.
+    pub none: Arc<RouteMetrics>,
 }
 
 /// The configuration in force. Cheap to clone; clones see the same swap.
@@ -97,6 +110,28 @@ impl Edge {
 }
 
 impl Snapshot {
+    /// What a request is counted in.
+    pub fn metrics_of(&self, route: Option<&str>, decision: Decision) -> &RouteMetrics {
+        match route.and_then(|name| self.metrics.routes.get(name)) {
+            Some(metrics) => metrics,
+            None if decision == Decision::Own => &self.metrics.own,
+            None => &self.metrics.none,
+        }
+    }
+
+    /// Whom an assertion for `route` is for, when it was asked for on `host`. Never what a client made up: a
+    /// route for any host speaks for the gateway's own origin, and a wildcard matched the host it is asked on.
+    pub fn audience<'a>(&'a self, route: &'a Route, host: &str) -> Cow<'a, str> {
+        match &route.identity.audience {
+            Some(audience) => Cow::Borrowed(audience),
+            None if (self.login.serves)(host) => {
+                let port = self.edge.external_url.port().map_or(String::new(), |port| format!(":{port}"));
+                Cow::Owned(format!("{}://{host}{port}", self.edge.external_url.scheme()))
+            }
+            None => Cow::Borrowed(&self.assertion.issuer),
+        }
+    }
+
     /// Whether the gateway answers on `host` at all: some route serves it, or it is the gateway's own.
     pub fn serves(&self, host: &str) -> bool {
         host == &*self.edge.callback.host

@@ -181,6 +181,13 @@ impl Telemetry {
         }
     }
 
+    /// Warns of a fault that may repeat: the first time in a minute it is printed, after that it is counted.
+    pub fn warn_limited(&self, key: &'static str, now: Timestamp, error: &dyn std::error::Error) {
+        if self.repeats.warn_limited(key, now).is_some() {
+            tracing::warn!(fault = key, "{error}");
+        }
+    }
+
     /// Writes what waits, for up to ten seconds. Call it last, from a thread that may wait.
     pub fn flush(&self) {
         let audit = self.audit.flush(PATIENCE);

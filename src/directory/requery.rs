@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use super::plan::{Standing, Weather, due, retry_after};
-use super::{Account, Condition, Directory, Known, Settings, Trouble, record};
-use crate::bitbucket::{self, Bitbucket, Permission, Remedy, Tokens, identity};
+use super::{Account, Changed, Condition, Directory, Known, Settings, Trouble, record};
+use crate::bitbucket::{self, Bitbucket, Level, Permission, Refusal, Remedy, Tokens, identity};
 use crate::clock::Timestamp;
-use crate::identity::{AccountId, VerifiedIdentity};
+use crate::identity::{AccountId, TeamId, VerifiedIdentity};
 use crate::membership::{Membership, Role, Team, TeamName};
 use crate::secret::Secret;
 use crate::store::{self, Grant, Pin, Version};
-use crate::telemetry::audit::Event;
-use crate::telemetry::metrics::{RefreshOutcome, RequeryOutcome};
+use crate::telemetry::audit::{EndReason, Event};
+use crate::telemetry::labels::{RefreshOutcome, RequeryOutcome};
 
 /// How often the loop looks who is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -64,21 +64,23 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
     let inner = &directory.0;
     let outcome = match ask(directory, account, settings).await {
         Ok(known) => {
-            if let Err(error) = inner.store.put_account(record(&known)).await {
+            if let Err(error) = inner.store.put_account(&record(&known)).await {
                 tracing::warn!(account.id = %account.id(), %error, "a fresh membership stays in memory only");
             }
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
-            directory.publish(account, Arc::new(known));
-            RequeryOutcome::Answered
+            match directory.publish(account, Arc::new(known)) {
+                Changed::Yes => RequeryOutcome::Changed,
+                Changed::No => RequeryOutcome::Unchanged,
+            }
         }
         Err(Setback::GrantGone) => {
-            directory.end(account, "grant withdrawn").await;
+            directory.end(account, EndReason::GrantWithdrawn).await;
             RequeryOutcome::GrantGone
         }
         Err(Setback::Deactivated) => {
-            directory.end(account, "account deactivated").await;
-            RequeryOutcome::Deactivated
+            directory.end(account, EndReason::AccountDeactivated).await;
+            RequeryOutcome::GrantGone
         }
         Err(Setback::GrantLost) => {
             account.set_condition(Condition::GrantLost);
@@ -87,21 +89,25 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
                 "a refresh token was lost between Bitbucket's answer and the disk; the person's next page goes \
                  through Bitbucket again"
             );
-            RequeryOutcome::GrantLost
+            RequeryOutcome::Unavailable
         }
         Err(Setback::Bitbucket(error)) => {
             note_trouble(account, inner.clock.now(), &error);
             inner.telemetry.warn_limited(error.label(), inner.clock.now(), &error);
-            if error.is_transient() { RequeryOutcome::Transient } else { RequeryOutcome::Failed }
+            match error.remedy() {
+                Remedy::RetryAfter(_) => RequeryOutcome::Throttled,
+                Remedy::Retry => RequeryOutcome::Unavailable,
+                _ => RequeryOutcome::Unexpected,
+            }
         }
         Err(Setback::Store(error)) => {
             let now = inner.clock.now();
             hold_off(account, now, Duration::ZERO, Weather::Fair);
             inner.telemetry.warn_limited("store", now, &error);
-            RequeryOutcome::Store
+            RequeryOutcome::StoreFailed
         }
     };
-    inner.telemetry.metrics.requery(outcome);
+    inner.telemetry.metrics.requeries.inc(outcome);
 }
 
 /// Why a re-query brought nothing.
@@ -122,7 +128,7 @@ impl From<store::Error> for Setback {
 
 impl From<bitbucket::Error> for Setback {
     fn from(error: bitbucket::Error) -> Setback {
-        if error.is_deactivated() { Setback::Deactivated } else { Setback::Bitbucket(error) }
+        if error.remedy() == Remedy::Refuse(Refusal::Inactive) { Setback::Deactivated } else { Setback::Bitbucket(error) }
     }
 }
 
@@ -207,7 +213,7 @@ impl Directory {
         now: Timestamp,
     ) -> Result<Membership, bitbucket::Error> {
         let teams = match &settings.teams {
-            Some(listed) => confirm(&settings.bitbucket, token, listed.clone()).await?,
+            Some(listed) => confirm(&settings.bitbucket, token, listed).await?,
             None => {
                 let mut teams: Vec<Team> = (settings.bitbucket.workspaces(token).await?.into_iter())
                     .map(|listed| Team {
@@ -219,7 +225,7 @@ impl Directory {
                     .collect();
                 let named = settings.named.iter().filter(|name| teams.iter().any(|team| team.is_named(name)));
                 let named: Vec<TeamName> = named.cloned().collect();
-                let confirmed = confirm(&settings.bitbucket, token, named.clone()).await?;
+                let confirmed = confirm(&settings.bitbucket, token, &named).await?;
                 for team in &mut teams {
                     team.confirmed = confirmed.iter().any(|sure| sure.id == team.id);
                 }
@@ -243,30 +249,43 @@ async fn teams(
 }
 
 /// Asks for each of `names` whether the account is a member, all at the same time.
+///
+/// A member whose answer does not say which workspace it is about is looked up in the listing: without a uuid
+/// the slug could not be told from one that changed hands.
 async fn confirm(
     bitbucket: &Bitbucket,
     token: &Secret<String>,
-    names: Vec<TeamName>,
+    names: &[TeamName],
 ) -> Result<Vec<Team>, bitbucket::Error> {
-    let mut answers = JoinSet::new();
-    for name in names {
-        let (bitbucket, token) = (bitbucket.clone(), Secret::new(token.expose().clone()));
-        answers.spawn(async move { bitbucket.permission(&token, &name).await });
-    }
+    let answers = try_join_all(names.iter().map(|name| bitbucket.permission(token, name))).await?;
     let mut teams = Vec::new();
-    while let Some(answer) = answers.join_next().await {
-        // A task of ours that was cancelled or panicked is no answer.
-        match answer.map_err(bitbucket::Error::interrupted)?? {
-            Permission::Member { slug, id, level } => teams.push(Team {
-                slug,
-                id,
-                role: if level.administers() { Role::Administrator } else { Role::Member },
-                confirmed: true,
-            }),
-            Permission::None => {}
-        }
+    let mut listing = None;
+    for (name, answer) in names.iter().zip(answers) {
+        let Permission::Member { slug, id, level } = answer else { continue };
+        let role = if level == Level::Owner { Role::Administrator } else { Role::Member };
+        let (slug, id) = match (slug, id) {
+            (Some(slug), Some(id)) => (slug, id),
+            _ => {
+                if listing.is_none() {
+                    listing = Some(bitbucket.workspaces(token).await?);
+                }
+                let mut listed = listing.iter().flatten();
+                match listed.find(|listed| is_listed_as(name, &listed.slug, listed.id)) {
+                    Some(listed) => (listed.slug.clone(), listed.id),
+                    None => continue,
+                }
+            }
+        };
+        teams.push(Team { slug, id, role, confirmed: true });
     }
     Ok(teams)
+}
+
+fn is_listed_as(name: &TeamName, slug: &str, id: TeamId) -> bool {
+    match name {
+        TeamName::Slug(named) => **named == *slug,
+        TeamName::Id(named) => *named == id,
+    }
 }
 
 impl Directory {
@@ -288,8 +307,9 @@ impl Directory {
             let Some(at) = teams.iter().position(|team| team.confirmed && team.slug == *slug) else { continue };
             if let Pin::Different(pinned) = self.0.store.pin_if_new(slug, teams[at].id).await? {
                 let taken = teams.swap_remove(at);
-                self.0.telemetry.audit(Event::SlugChanged { slug: slug.clone(), pinned, found: taken.id });
-                self.0.telemetry.metrics.slug_refused();
+                let event = Event::SlugChanged { slug: slug.to_string(), pinned, found: taken.id };
+                self.0.telemetry.audit.record(self.0.clock.now(), &event);
+                self.0.telemetry.metrics.slug_changes_refused.inc();
             }
         }
         Ok(Membership::new(membership.as_of(), teams))
@@ -318,7 +338,7 @@ async fn refresh(
         grant.refreshing_since = Some(inner.clock.now());
         version = match inner.store.put_grant(id, &grant, Some(version)).await {
             Ok(version) => version,
-            Err(error) if error.is_conflict() => {
+            Err(store::Error::Conflict) => {
                 // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
                 return inner.store.grant(id).await?.ok_or(Setback::GrantGone);
             }
@@ -328,10 +348,10 @@ async fn refresh(
             Ok(tokens) => {
                 let now = inner.clock.now();
                 let fresh = into_grant(tokens, now, grant.refresh_token);
-                inner.telemetry.metrics.token_refresh(RefreshOutcome::Refreshed);
+                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
                 return match inner.store.put_grant(id, &fresh, Some(version)).await {
                     Ok(version) => Ok((fresh, version)),
-                    Err(error) if error.is_conflict() => inner.store.grant(id).await?.ok_or(Setback::GrantGone),
+                    Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(Setback::GrantGone),
                     Err(error) => Err(error.into()),
                 };
             }
@@ -342,12 +362,12 @@ async fn refresh(
                     continue;
                 }
                 let lost = interrupted_before;
-                inner.telemetry.metrics.token_refresh(if lost { RefreshOutcome::Lost } else { RefreshOutcome::Refused });
+                inner.telemetry.metrics.token_refreshes.inc(if lost { RefreshOutcome::Lost } else { RefreshOutcome::Refused });
                 return Err(if lost { Setback::GrantLost } else { Setback::GrantGone });
             }
             Err(error) => {
-                inner.telemetry.metrics.token_refresh(RefreshOutcome::Failed);
-                if error.was_not_sent() {
+                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);
+                if error.is_unsent() {
                     // Nothing can have been rotated: the next refusal would be a real one.
                     grant.refreshing_since = None;
                     inner.store.put_grant(id, &grant, Some(version)).await?;

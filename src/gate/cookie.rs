@@ -11,7 +11,8 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cookie::{Cookie, SameSite};
+use cookie::Cookie;
+pub use cookie::SameSite;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 

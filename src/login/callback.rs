@@ -3,22 +3,21 @@
 //! Owns: the order in which a callback is believed, [`Failure`].
 //! Must not know: rules, pages.
 
-use cookie::SameSite;
 use http::HeaderValue;
 use http::header::USER_AGENT;
 
 use super::ticket::{Mismatch, StateMatched, Ticket};
 use super::{ROUNDS_WITHIN, ReturnTo, Login, Settings, attempt_name, rounds, rounds_name};
-use crate::bitbucket;
+use crate::bitbucket::{self, Remedy};
 use crate::directory::Known;
 use crate::directory::requery::{into_grant, who};
 use crate::facts::Facts;
-use crate::gate::cookie::{self, SessionId};
+use crate::gate::cookie::{self, SameSite, SessionId};
 use crate::identity::VerifiedIdentity;
 use crate::live::{Browser, LiveSession};
-use crate::store;
+use crate::store::{self, Once};
 use crate::telemetry::audit::Event;
-use crate::telemetry::metrics::SignInOutcome;
+use crate::telemetry::labels::SignInOutcome;
 
 /// What Bitbucket sent back.
 #[derive(Clone, Debug, Default)]
@@ -92,7 +91,7 @@ impl Login {
                 if let (Some(_), Some(return_to)) = (current, &return_to) {
                     return Ok(SignedIn { return_to: return_to.clone(), cookies: Vec::new() });
                 }
-                self.telemetry.metrics.sign_in(SignInOutcome::State);
+                self.telemetry.metrics.sign_ins.inc(outcome(&FailureKind::State(mismatch)));
                 return Err(Failure { kind: FailureKind::State(mismatch), return_to, cookies: Vec::new() });
             }
         };
@@ -100,12 +99,21 @@ impl Login {
         match self.redeem(settings, facts, params, &matched, current).await {
             Ok(mut cookies) => {
                 cookies.push(clear);
-                self.telemetry.metrics.sign_in(SignInOutcome::SignedIn);
+                self.telemetry.metrics.sign_ins.inc(SignInOutcome::Ok);
                 Ok(SignedIn { return_to, cookies })
             }
             Err(kind) => {
-                self.telemetry.metrics.sign_in(outcome(&kind));
-                self.telemetry.audit(Event::SignInFailed { reason: outcome(&kind).as_str(), client: facts.client });
+                self.telemetry.metrics.sign_ins.inc(outcome(&kind));
+                let event = Event::SignInFailed {
+                    outcome: outcome(&kind),
+                    account: match &kind {
+                        FailureKind::NotInAnyTeam(identity) => Some(identity.account()),
+                        _ => None,
+                    },
+                    client: facts.client,
+                    request_id: facts.request_id.to_owned(),
+                };
+                self.telemetry.audit.record(self.clock.now(), &event);
                 Err(Failure { kind, return_to: Some(return_to), cookies: vec![clear] })
             }
         }
@@ -138,7 +146,7 @@ impl Login {
         matched: &StateMatched,
         current: Option<&LiveSession>,
     ) -> Result<Vec<HeaderValue>, FailureKind> {
-        if !self.store.consume_once("state", matched.once, matched.expires_at).await.map_err(FailureKind::Store)? {
+        if !self.store.consume_once(Once::SignInState, matched.once, matched.expires_at).await.map_err(FailureKind::Store)? {
             return Err(FailureKind::State(Mismatch::OtherBrowser));
         }
         let code = match (&params.code, params.error.as_deref()) {
@@ -174,12 +182,14 @@ impl Login {
         {
             tracing::warn!(%error, "the session before this sign-in could not be ended");
         }
-        self.telemetry.audit(Event::SignedIn {
+        let event = Event::SignedIn {
             account: session.account.id(),
-            session: session.key.short(),
+            session: session.key,
             client: facts.client,
             groups: session.account.known().membership.groups(true, |team| team.confirmed),
-        });
+            request_id: facts.request_id.to_owned(),
+        };
+        self.telemetry.audit.record(now, &event);
         let cookies = &settings.cookie;
         let (count, since) = rounds(cookies, facts);
         Ok(vec![
@@ -206,11 +216,12 @@ impl Login {
     ) -> Result<Vec<HeaderValue>, store::Error> {
         if let Some(session) = session {
             self.live.end(session.key, facts.now).await?;
-            self.telemetry.audit(Event::SignedOut {
+            let event = Event::SignedOut {
                 account: session.account.id(),
-                session: session.key.short(),
+                session: session.key,
                 client: facts.client,
-            });
+            };
+            self.telemetry.audit.record(facts.now, &event);
         }
         let cookies = &settings.cookie;
         Ok(vec![cookies.clear(cookies.name()), cookies.clear(&rounds_name(cookies))])
@@ -227,12 +238,18 @@ fn browser(facts: &Facts<'_>) -> Browser {
 
 fn outcome(kind: &FailureKind) -> SignInOutcome {
     match kind {
-        FailureKind::State(_) => SignInOutcome::State,
-        FailureKind::Malformed | FailureKind::Reported(_) => SignInOutcome::Malformed,
-        FailureKind::Cancelled => SignInOutcome::Cancelled,
-        FailureKind::Bitbucket(error) if error.is_transient() => SignInOutcome::BitbucketDown,
-        FailureKind::Bitbucket(_) => SignInOutcome::BitbucketRefused,
-        FailureKind::NotInAnyTeam(_) => SignInOutcome::NotInAnyTeam,
-        FailureKind::Store(_) => SignInOutcome::Store,
+        FailureKind::State(Mismatch::Expired) => SignInOutcome::StateExpired,
+        FailureKind::State(_) | FailureKind::Malformed => SignInOutcome::BadState,
+        FailureKind::Cancelled => SignInOutcome::Declined,
+        FailureKind::Reported(_) => SignInOutcome::Misconfigured,
+        FailureKind::NotInAnyTeam(_) => SignInOutcome::NotInTeams,
+        FailureKind::Store(_) => SignInOutcome::StoreFailed,
+        FailureKind::Bitbucket(error) => match error.remedy() {
+            Remedy::FixConfiguration => SignInOutcome::Misconfigured,
+            Remedy::Refuse(_) => SignInOutcome::NoPerson,
+            Remedy::SignInAgain | Remedy::RetryAfter(_) | Remedy::Retry | Remedy::Report => {
+                SignInOutcome::BitbucketFailed
+            }
+        },
     }
 }

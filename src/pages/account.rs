@@ -5,12 +5,11 @@
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
-use http::StatusCode;
 use serde::Serialize;
 
 use super::problem::{Event, Problem};
-use super::render::{Person, Standing, ThisSession, WhoAmI};
-use super::reply::{Redirect, redirect};
+use super::render::{Person, Profile, ThisSession, WhoAmI};
+use super::reply::{self, Redirect, redirect};
 use super::{Asked, Services, own, render};
 use crate::assertion::TeamParts;
 use crate::live::LiveSession;
@@ -42,7 +41,7 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
         .map(|(_, record)| shown(record, record.last_used_at, settings))
         .filter(|other| other.ends_at > common.now)
         .collect();
-    let view = Standing {
+    let view = Profile {
         person: Person { account: session.account.id(), name: known.identity.display_name() },
         nickname: known.identity.nickname(),
         email: known.identity.email().map(|email| email.as_str()),
@@ -120,5 +119,5 @@ pub(super) async fn userinfo(State(services): State<Services>, asked: Asked) -> 
     };
     // A struct of strings and numbers always serialises.
     let body = Bytes::from(serde_json::to_vec(&info).unwrap_or_default());
-    own(super::reply::json(&common, StatusCode::OK, body))
+    own(reply::json(&common, body))
 }

@@ -51,6 +51,10 @@ pub enum Event {
     TooMany,
     /// The body is longer than the route allows.
     TooLarge,
+    /// The headers are longer, or more, than the gateway takes.
+    HeadersTooLarge,
+    /// A page of another site asks in the visitor's name.
+    ForeignOrigin,
     /// Something of our own that this needs (the store) is away.
     Unavailable,
     /// The app cannot be reached.
@@ -78,7 +82,7 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 21] = [
+    pub const ALL: [Event; 23] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
@@ -95,6 +99,8 @@ impl Event {
         Event::Deactivated,
         Event::TooMany,
         Event::TooLarge,
+        Event::HeadersTooLarge,
+        Event::ForeignOrigin,
         Event::Unavailable,
         Event::AppDown,
         Event::AppSlow,
@@ -183,6 +189,18 @@ impl Event {
                 S::PAYLOAD_TOO_LARGE,
                 Grpc::ResourceExhausted,
                 "That’s more than fits through here",
+            ),
+            Event::HeadersTooLarge => (
+                "headers-too-large",
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Grpc::ResourceExhausted,
+                "Your browser sent more along than fits",
+            ),
+            Event::ForeignOrigin => (
+                "foreign-origin",
+                S::FORBIDDEN,
+                Grpc::PermissionDenied,
+                "Another site asked for this in your name",
             ),
             Event::Unavailable => {
                 ("unavailable", S::SERVICE_UNAVAILABLE, Grpc::Unavailable, "We can’t do that right now")

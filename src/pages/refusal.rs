@@ -3,7 +3,6 @@
 //! Owns: from [`Verdict`] to response. Must not know: how a verdict came about, how pages look.
 
 use bytes::Bytes;
-use cookie::SameSite;
 use http::{HeaderValue, Response};
 
 use super::render::{self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused};
@@ -11,6 +10,7 @@ use super::reply::Common;
 use super::{Asked, Services, with_cookies};
 use crate::assertion::TeamParts;
 use crate::facts::Shape;
+use crate::gate::cookie::SameSite;
 use crate::gate::{CannotTell, Denied, Missing, Nobody, Outside, SignIn, Verdict, cookie};
 use crate::login::{ReturnTo, Start};
 use crate::snapshot::{Requirements, Snapshot};
@@ -27,7 +27,7 @@ pub fn answer(services: &Services, asked: &Asked, verdict: &Verdict) -> (Decisio
         }
         Verdict::ForeignOrigin(_) => {
             let sentence = "A page of another site tried to open a connection as you.";
-            (Decision::Deny, render::forbidden_origin(&common, sentence, shape))
+            (Decision::Deny, render::foreign_origin(&common, sentence, shape))
         }
         Verdict::SignIn(sign_in) => (Decision::SignIn, ask_to_sign_in(services, asked, &common, sign_in, shape)),
         Verdict::Deny(denied) => (Decision::Deny, refuse(asked, denied, shape)),
@@ -92,7 +92,7 @@ fn refuse(asked: &Asked, denied: &Denied, shape: Shape) -> Response<Bytes> {
     let switch = format!("/.teamgate/logout?{}", query(&[("switch", "1"), ("rd", &again)]));
     let view = Refused {
         person: Person { account: known.identity.account(), name: known.identity.display_name() },
-        needs: needs_of(snapshot, &wanted, denied.outside),
+        needs: needs_of(snapshot, &wanted),
         groups: &groups,
         as_of: known.membership.as_of(),
         again: &again,
@@ -102,7 +102,7 @@ fn refuse(asked: &Asked, denied: &Denied, shape: Shape) -> Response<Bytes> {
 }
 
 /// Who may, as far as it may be told.
-pub(super) fn needs_of<'a>(snapshot: &Snapshot, wanted: &'a Vec<String>, _: Outside) -> Needs<'a> {
+pub(super) fn needs_of<'a>(snapshot: &Snapshot, wanted: &'a [String]) -> Needs<'a> {
     match snapshot.edge.requirements {
         Requirements::Shown if !wanted.is_empty() => Needs::AnyOf(wanted),
         _ => Needs::Untold,

@@ -84,6 +84,20 @@ pub fn too_large(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
     )
 }
 
+/// 431: too many headers, or too long ones.
+pub fn headers_too_large(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
+    let lead = "Usually these are old cookies. Clearing the cookies of this site in your browser helps.";
+    let view = Notice { action: Some(ACCOUNT), ..lead.into() };
+    notice(common, Problem::new(Event::HeadersTooLarge, lead), view, shape)
+}
+
+/// 403: `reason` is a whole sentence of ours that says what another site's page tried.
+pub fn foreign_origin(common: &Common<'_>, reason: &str, shape: Shape) -> Response<Bytes> {
+    let notes = ["Nothing was done. You can do it yourself, here."];
+    let view = Notice { notes: &notes, action: Some(ACCOUNT), ..reason.into() };
+    notice(common, Problem::new(Event::ForeignOrigin, reason), view, shape)
+}
+
 /// 429: too many from one address.
 pub fn too_many(common: &Common<'_>, again: &str, wait: Duration, shape: Shape) -> Response<Bytes> {
     let lead = format!(
@@ -296,6 +310,8 @@ mod tests {
             (Event::Deactivated, account_refused(common, AccountTrouble::Deactivated, None, again, shape)),
             (Event::TooMany, too_many(common, again, wait, shape)),
             (Event::TooLarge, too_large(common, shape)),
+            (Event::HeadersTooLarge, headers_too_large(common, shape)),
+            (Event::ForeignOrigin, foreign_origin(common, name, shape)),
             (Event::Unavailable, unavailable(common, again, wait, shape)),
             (Event::AppDown, app_down(common, name, again, shape)),
             (Event::AppSlow, app_slow(common, name, again, shape)),

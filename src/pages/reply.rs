@@ -99,6 +99,11 @@ pub(super) fn reply(
     response
 }
 
+/// 200: JSON of our own.
+pub fn json(common: &Common<'_>, body: Bytes) -> Response<Bytes> {
+    reply(common, StatusCode::OK, "application/json", body, Forms::None)
+}
+
 fn security_policy(common: &Common<'_>, forms: Forms) -> HeaderValue {
     const PLAIN: &str = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; \
                          base-uri 'none'";

@@ -15,7 +15,6 @@ use super::reply::{Common, Redirect, redirect};
 use super::{Asked, Services, own, render, with_cookies};
 use crate::bitbucket::{Refusal, Remedy};
 use crate::facts::Shape;
-use crate::gate::Outside;
 use crate::login::callback::{Failure, FailureKind, Params};
 use crate::login::ticket::Mismatch;
 use crate::login::{ReturnTo, Start};
@@ -85,10 +84,10 @@ fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) ->
             render::misconfigured(common, shape)
         }
         FailureKind::NotInAnyTeam(identity) => {
-            let needs = asked.snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect();
+            let needs: Vec<String> = asked.snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect();
             let view = NoTeam {
                 person: Person { account: identity.account(), name: identity.display_name() },
-                teams: needs_of(&asked.snapshot, &needs, Outside::OfEveryTeam),
+                teams: needs_of(&asked.snapshot, &needs),
                 again,
                 bitbucket_sign_out: &bitbucket_sign_out(asked),
             };
@@ -141,7 +140,7 @@ pub(super) async fn sign_out(State(services): State<Services>, asked: Asked) -> 
     let common = asked.common();
     if !is_same_origin(&asked) {
         let sentence = "A sign-out has to come from the gateway’s own page.";
-        return own(render::forbidden_origin(&common, sentence, asked.shape()));
+        return own(render::foreign_origin(&common, sentence, asked.shape()));
     }
     let session = asked.session(&services).await;
     let facts = asked.facts();

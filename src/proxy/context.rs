@@ -4,6 +4,7 @@
 //! Must not know: how a stage is reached.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::facts::Reading;
@@ -30,6 +31,25 @@ pub struct Context {
     pub upstream_error: Option<&'static str>,
     /// Counts it as in flight until it is dropped, panic or not.
     pub in_flight: InFlight,
+    /// Keeps a shutdown waiting until it is dropped.
+    pub under_way: UnderWay,
+}
+
+/// Counts a request as under way until it is dropped: what a shutdown waits for.
+pub struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    /// One more.
+    pub fn enter(count: &Arc<AtomicUsize>) -> UnderWay {
+        count.fetch_add(1, Ordering::AcqRel);
+        UnderWay(count.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// How far a request is.
@@ -106,7 +126,7 @@ impl Answered {
             arrival,
             decision: Decision::Deny,
             route: Some(denied.route.name.clone()),
-            reason: Some(denied.reason().into()),
+            reason: Some(denied.reason()),
             account: Some(denied.who.session.account.id()),
         }
     }

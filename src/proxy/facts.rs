@@ -14,8 +14,8 @@ use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::facts::Arrival;
 use crate::route::host::canonical_host;
-use crate::route::target::{canonical, origin_form};
-use crate::route::{Refusal, Target};
+use crate::route::refusal::Refusal;
+use crate::route::target::{Target, canonical, origin_form};
 use crate::snapshot::Edge;
 
 /// What the connection says about the client.

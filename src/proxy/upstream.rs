@@ -16,7 +16,7 @@ use pingora::upstreams::peer::HttpPeer;
 use super::facts::{Reading, Via};
 use crate::assertion::Outgoing;
 use crate::gate::cookie::{self, pairs};
-use crate::route::{Scheme, Upstream};
+use crate::route::upstream::{Scheme, Upstream};
 use crate::snapshot::{Edge, UpstreamTimeouts, fold};
 
 /// Names that say who a client is, or where it wanted to go, to some app or other: none may come from a client.
@@ -232,7 +232,7 @@ impl Resolver {
             Ok(Ok(addresses)) => {
                 let addresses: Vec<SocketAddr> = addresses.collect();
                 let first = addresses.first().copied();
-                self.known.pin().insert(key.into(), Arc::new(Resolved { addresses, at: Instant::now() }));
+                self.known.pin().insert(key.as_str().into(), Arc::new(Resolved { addresses, at: Instant::now() }));
                 first.ok_or_else(|| std::io::Error::other("the name has no address"))
             }
             failed => match known.and_then(|known| known.addresses.first().copied()) {

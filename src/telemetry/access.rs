@@ -83,6 +83,11 @@ impl Access {
         Access { out: Some(Arc::new(Out { writer, style, metrics })) }
     }
 
+    /// Whether lines are written at all: what only a line needs is not worked out without.
+    pub fn is_on(&self) -> bool {
+        self.out.is_some()
+    }
+
     /// Writes the line of one request. Never waits: when lines come faster than they are read they are dropped
     /// and counted in `teamgate_log_lines_dropped_total`.
     pub fn record(&self, entry: &Entry<'_>) {
