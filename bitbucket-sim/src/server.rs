@@ -121,6 +121,8 @@ async fn serve(listener: TcpListener, shared: Shared) {
 }
 
 async fn connection(stream: TcpStream, router: Router, shared: Shared) {
+    // Small answers should not wait for company; without it they are right, only later.
+    let _ = stream.set_nodelay(true);
     let service = service_fn(|request| exchange(request, router.clone(), shared.clone()));
     // It ends in an error when we cut it, or when the peer does.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

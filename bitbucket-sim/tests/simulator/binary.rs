@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::*;
 
@@ -12,8 +14,17 @@ fn program(arguments: &[&str]) -> Command {
     command
 }
 
+/// Exit code and stderr of a program that should end by itself; it is stopped when it serves instead.
 fn ended(arguments: &[&str]) -> Result<(Option<i32>, String), Box<dyn std::error::Error>> {
-    let Output { status, stderr, .. } = program(arguments).output()?;
+    let mut child = program(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let patience = Instant::now() + Duration::from_secs(10);
+    while child.try_wait()?.is_none() {
+        if Instant::now() > patience {
+            child.kill()?;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let Output { status, stderr, .. } = child.wait_with_output()?;
     Ok((status.code(), String::from_utf8(stderr)?))
 }
 
