@@ -68,11 +68,8 @@ pub(super) fn unreadable(file: &Path, source: impl Into<Box<dyn std::error::Erro
 /// redb gives no space back by itself. Failing to is no reason not to start.
 pub(super) fn compact(file: &Path, database: &mut Database) {
     let size = fs::metadata(file).map_or(0, |facts| facts.len());
-    let used = || {
-        let stats = database.begin_write().ok()?.stats().ok()?;
-        Some(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
-    };
-    if size >= WORTH_COMPACTING && used().is_some_and(|used| used < size / 2) {
+    let unused = || Some(database.begin_write().ok()?.stats().ok()?.fragmented_bytes());
+    if size >= WORTH_COMPACTING && unused().is_some_and(|unused| unused > size / 2) {
         let _ = database.compact();
     }
 }
