@@ -9,6 +9,7 @@
 //! absent and counted ([`Store::spoiled_records`]); absent is always the answer that lets nobody in.
 
 mod embedded;
+mod opening;
 mod record;
 mod writer;
 

@@ -1,46 +1,31 @@
 //! The file backend: one process, one file, no server to run.
 //!
-//! Owns: opening the file, its format, every operation on it. Must not know: how records are sealed, when
+//! Owns: every operation on the file. Must not know: how records are sealed, when
 //! the disk is waited for.
 //!
 //! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
 //! Writes go through [`Writer`].
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{
-    Builder, Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _,
-};
+use redb::{Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 
-use super::record::{Acquaintance, STAMP_LEN, Sealer};
-use super::writer::{ACCOUNTS, BY_ACCOUNT, GRANTS, Home, META, PINS, SESSIONS, Tables, Writer, fault_of};
+use super::opening::{FILE, PidFile, admit, builder, compact, prepare, refused, unreadable};
+use super::record::{STAMP_LEN, Sealer};
+use super::writer::{
+    ACCOUNTS, BY_ACCOUNT, FORMAT_KEY, GRANTS, Home, META, PINS, PROBE_KEY, SESSIONS, SIGNING_KEY, Tables,
+    Writer,
+};
 use super::{AccountRecord, Error, Grant, Once, Pin, Swept, Version};
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::identity::{AccountId, TeamId};
-use crate::keys::{Keyring, Purpose, SigningKeys};
+use crate::keys::{Keyring, SigningKeys};
 use crate::session::{self, SessionKey, Standing};
 
-/// The newest format that this version reads, and the one it writes.
-const FORMAT: u32 = 1;
-
-const FILE: &str = "teamgate.redb";
-const PID_FILE: &str = "teamgate.pid";
-
-/// Memory for pages that were read, in bytes: the whole file of a team of thousands.
-const CACHE: usize = 64 * 1024 * 1024;
-/// A file at least this large, in bytes, that is half empty is made smaller at the start.
-const WORTH_COMPACTING: u64 = 32 * 1024 * 1024;
 /// How many sessions a sweep looks at before it lets others have the thread.
 const SWEEP_PAGE: usize = 256;
-
-const FORMAT_KEY: &str = "format";
-const CANARY_KEY: &str = "canary";
-const SIGNING_KEY: &str = "signing-keys";
-const PROBE_KEY: &str = "probe";
 
 pub(super) struct Embedded {
     // Dropped first: it writes what is waiting.
@@ -386,13 +371,14 @@ impl Embedded {
     }
 
     pub(super) async fn healthy(&self) -> Result<(), Error> {
-        if self.home.fault().is_none() {
-            return self.home.read(|reading| {
-                reading.open_table(META)?.get(FORMAT_KEY)?;
-                Ok(())
-            });
+        let read = self.home.read(|reading| {
+            reading.open_table(META)?.get(FORMAT_KEY)?;
+            Ok(())
+        });
+        if read.is_ok() && self.home.fault().is_none() {
+            return Ok(());
         }
-        // Whether the fault is gone, only a write can tell; and none may come by itself.
+        // Only a write opens the file anew and can tell whether the fault is gone; none may come by itself.
         self.writer
             .run(|tables| {
                 tables.meta.insert(PROBE_KEY, [].as_slice())?;
@@ -471,153 +457,9 @@ fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
     (account_and_key(account, SessionKey([0; 32])), account_and_key(account, SessionKey([0xff; 32])))
 }
 
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE);
-    builder
-}
-
-/// The folder and the file, private. An existing folder keeps its mode: it may be a mounted volume.
-fn prepare(dir: &Path, file: &Path) -> Result<(), Error> {
-    let is_new = !dir.exists();
-    let at_dir = |source| unreadable(dir, source);
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at_dir)?;
-    let at_file = |source| unreadable(file, source);
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(file);
-    let opened = opened.map_err(at_file)?;
-    if opened.metadata().map_err(at_file)?.permissions().mode() & 0o077 != 0 {
-        opened.set_permissions(Permissions::from_mode(0o600)).map_err(at_file)?;
-    }
-    // The name of a new file is on disk only when its folder is.
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at_dir)?;
-    if let Some(parent) = dir.parent().filter(|parent| is_new && !parent.as_os_str().is_empty()) {
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(at_dir)?;
-    }
-    Ok(())
-}
-
-fn refused(dir: &Path, file: &Path, error: DatabaseError) -> Error {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            Error::Locked { file: file.into(), pid: PidFile::read(dir) }
-        }
-        other => unreadable(file, redb::Error::from(other)),
-    }
-}
-
-fn unreadable(file: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Unreadable { file: file.into(), source: source.into() }
-}
-
-/// redb gives no space back by itself. Failing to is no reason not to start.
-fn compact(file: &Path, database: &mut Database) {
-    let size = fs::metadata(file).map_or(0, |facts| facts.len());
-    let used = || {
-        let stats = database.begin_write().ok()?.stats().ok()?;
-        Some(stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes())
-    };
-    if size >= WORTH_COMPACTING && used().is_some_and(|used| used < size / 2) {
-        let _ = database.compact();
-    }
-}
-
-/// Sees whether the store is ours to read, and makes a new one so.
-fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
-    let outcome = home.write(|tables| {
-        let format = tables.meta.get(FORMAT_KEY)?.map(|value| value.value().to_vec());
-        let Some(format) = format else {
-            tables.meta.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
-            tables.meta.insert(CANARY_KEY, sealer.canary().as_slice())?;
-            return Ok(Admission::Granted);
-        };
-        // A format is a number, now and for ever; what is none is not from an earlier version.
-        let found = format.as_slice().try_into().map_or(u32::MAX, u32::from_be_bytes);
-        if found > FORMAT {
-            return Ok(Admission::NewerFormat(found));
-        }
-        let canary = tables.meta.get(CANARY_KEY)?.map(|value| value.value().to_vec());
-        match sealer.know(&canary.unwrap_or_default()) {
-            Acquaintance::Foreign => return Ok(Admission::ForeignSecret),
-            Acquaintance::Older => renew(tables, sealer)?,
-            Acquaintance::Current => {}
-        }
-        Ok(Admission::Granted)
-    });
-    let file = || home.file.to_path_buf();
-    match outcome {
-        Ok(Admission::Granted) => Ok(()),
-        Ok(Admission::NewerFormat(found)) => Err(Error::NewerFormat { file: file(), found, known: FORMAT }),
-        Ok(Admission::ForeignSecret) => Err(Error::ForeignSecret { file: file() }),
-        Err(error @ redb::Error::Io(_)) => {
-            Err(Error::Unavailable { place: Arc::clone(&home.file), fault: fault_of(&error) })
-        }
-        Err(error) => Err(unreadable(&home.file, error)),
-    }
-}
-
-enum Admission {
-    Granted,
-    NewerFormat(u32),
-    ForeignSecret,
-}
-
-/// Seals everything under the first key, in one transaction: all of it or nothing. A tenth of a second for
-/// ten thousand sessions; once per new key.
-fn renew(tables: &mut Tables<'_>, sealer: &Sealer) -> Step<()> {
-    let mut renewed = Vec::new();
-    for entry in tables.sessions.iter()? {
-        let (key, value) = entry?;
-        let value = sealer.renewed(Purpose::Session, key.value(), value.value());
-        renewed.extend(value.map(|value| (*key.value(), value)));
-    }
-    for (key, value) in renewed {
-        tables.sessions.insert(&key, value.as_slice())?;
-    }
-    for (table, purpose) in [(&mut tables.grants, Purpose::Grant), (&mut tables.accounts, Purpose::Account)] {
-        let mut renewed = Vec::new();
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            let value = sealer.renewed(purpose, key.value(), value.value());
-            renewed.extend(value.map(|value| (*key.value(), value)));
-        }
-        for (key, value) in renewed {
-            table.insert(&key, value.as_slice())?;
-        }
-    }
-    let keys = tables.meta.get(SIGNING_KEY)?;
-    let keys = keys.and_then(|value| sealer.renewed(Purpose::SigningKey, b"", value.value()));
-    if let Some(value) = keys {
-        tables.meta.insert(SIGNING_KEY, value.as_slice())?;
-    }
-    tables.meta.insert(CANARY_KEY, sealer.canary().as_slice())?;
-    Ok(())
-}
-
-/// Names the process that has the store open, for the message of one that wants it too. The lock is redb's.
-struct PidFile(PathBuf);
-
-impl PidFile {
-    /// Without it the message names no process; nothing else depends on it.
-    fn write(dir: &Path) -> PidFile {
-        let path = dir.join(PID_FILE);
-        let _ = fs::write(&path, format!("{}\n", std::process::id()));
-        PidFile(path)
-    }
-
-    fn read(dir: &Path) -> Option<u32> {
-        fs::read_to_string(dir.join(PID_FILE)).ok()?.trim().parse().ok()
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::io;
     use std::ops::Bound;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -626,6 +468,8 @@ mod tests {
     use redb::backends::FileBackend;
 
     use super::super::Fault;
+    use super::super::opening::FORMAT;
+    use super::super::writer::CANARY_KEY;
     use super::*;
     use crate::secret::Secret;
 

@@ -45,6 +45,11 @@ pub(super) const PINS: Pins = TableDefinition::new("pins");
 /// Format, canary, signing keys.
 pub(super) const META: Meta = TableDefinition::new("meta");
 
+pub(super) const FORMAT_KEY: &str = "format";
+pub(super) const CANARY_KEY: &str = "canary";
+pub(super) const SIGNING_KEY: &str = "signing-keys";
+pub(super) const PROBE_KEY: &str = "probe";
+
 /// Every table, open for writing.
 pub(super) struct Tables<'txn> {
     pub(super) sessions: Table<'txn, &'static [u8; 32], &'static [u8]>,
