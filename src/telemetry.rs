@@ -17,6 +17,7 @@ pub mod metrics;
 mod process;
 mod reference;
 pub mod repeats;
+pub mod table;
 mod writer;
 
 use std::io::{self, IsTerminal};

@@ -7,7 +7,8 @@ use std::fs;
 
 use prometheus::{Counter, IntGauge};
 
-use super::metrics::{Error, Table, Unit};
+use super::metrics::Error;
+use super::table::{Table, Unit};
 
 /// `/proc` counts processor time in hundredths of a second on every architecture we build for: `USER_HZ` is
 /// part of the kernel's interface and does not follow its configuration. Asking `sysconf` would need `unsafe`.

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::metrics::Unit;
+use super::table::Unit;
 
 /// A line of the table of metrics.
 #[derive(Debug)]
