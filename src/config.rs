@@ -9,6 +9,7 @@ pub mod document;
 pub mod expand;
 pub mod node;
 pub mod problem;
+pub mod reference;
 pub mod schema;
 pub mod value;
 mod words;

@@ -82,7 +82,7 @@ fn parent(path: &str) -> &str {
 /// Keys and words of the documented configuration that this version refuses rather than ignores: a setting
 /// that silently does nothing is worse than an error. Paths are without indices; those that begin with a
 /// dot match at the end.
-const NOT_YET: &[(&str, Option<&str>, &str)] = &[
+pub(super) const NOT_YET: &[(&str, Option<&str>, &str)] = &[
     (
         "listen[].tls",
         None,

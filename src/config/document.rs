@@ -109,6 +109,7 @@ pub struct Admin {
     /// The IP address and port. Anything but loopback needs `token_file`.
     pub address: Address,
     /// A file whose first line is the token that callers send as `Authorization: Bearer …`.
+    #[schemars(extend("examples" = ["/run/secrets/teamgate-admin"]))]
     pub token_file: Option<Text>,
 }
 
@@ -124,16 +125,17 @@ impl Default for Admin {
 #[serde(default, deny_unknown_fields)]
 pub struct Bitbucket {
     /// The OAuth consumer's key.
-    #[schemars(extend("x-required" = true, "x-aliases" = ["clientID"]))]
+    #[schemars(extend("x-required" = true, "x-aliases" = ["clientID"], "examples" = ["$BITBUCKET_CLIENT_ID"]))]
     pub client_id: Option<Text>,
     /// The OAuth consumer's secret. One of `client_secret` and `client_secret_file` is needed.
     #[schemars(extend("x-secret" = true, "x-aliases" = ["clientSecret"], "examples" = ["$BITBUCKET_CLIENT_SECRET"]))]
     pub client_secret: Option<Text>,
     /// A file whose first line is the secret.
+    #[schemars(extend("examples" = ["/run/secrets/bitbucket"]))]
     pub client_secret_file: Option<Text>,
     /// Where Bitbucket sends the browser back, exactly as the consumer's callback URL says. Unless given:
     /// `external_url` and `/.teamgate/callback`. Any path works, so that an old one can stay.
-    #[schemars(extend("x-aliases" = ["redirectURI"]))]
+    #[schemars(extend("x-aliases" = ["redirectURI"], "examples" = ["https://gate.example.com/.teamgate/callback"]))]
     pub redirect_uri: Option<WebUrl>,
     /// Only these teams become groups, and who is in none of them is not signed in. Unless given, everybody
     /// with a Bitbucket account may sign in and every team of theirs becomes a group.
@@ -338,6 +340,7 @@ pub struct Log {
     /// One line a request.
     pub access: bool,
     /// Write audit records to this file, too.
+    #[schemars(extend("examples" = ["/var/log/teamgate/audit.jsonl"]))]
     pub audit_file: Option<Text>,
 }
 
@@ -447,8 +450,9 @@ pub struct Route {
     pub max_age: Option<Span>,
     /// The app: scheme, host and port.
     #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.5:8080"]))]
-    pub upstream: Option<Origin>,
+    pub upstream: Option<Text>,
     /// The assertion's `aud`. Unless given, the origin under which the app is visited.
+    #[schemars(extend("examples" = ["https://wiki.example.com"]))]
     pub audience: Option<Text>,
     /// Headers of the app's own liking, made of `{account}`, `{email}`, `{name}`, `{nickname}`, `{groups}`.
     #[schemars(extend("examples" = [{ "X-WEBAUTH-USER": "{email}" }]))]

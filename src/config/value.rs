@@ -51,7 +51,10 @@ macro_rules! forms {
                 }
 
                 fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                    json_schema!({ "type": "string", "x-form": $form, "examples": [$example] })
+                    match $example {
+                        "" => json_schema!({ "type": "string", "x-form": $form }),
+                        example => json_schema!({ "type": "string", "x-form": $form, "examples": [example] }),
+                    }
                 }
             }
         )*
@@ -83,7 +86,7 @@ forms! {
     /// Scheme, host and port of a URL and nothing else.
     Origin(Url): "origin", "https://gate.example.com", origin, |url| url.as_str().trim_end_matches('/').to_owned();
     /// A complete http or https URL without credentials, query or fragment.
-    WebUrl(Url): "url", "https://api.bitbucket.org/2.0", web_url, |url| url.as_str().to_owned();
+    WebUrl(Url): "url", "https://api.bitbucket.org/2.0", web_url, |url| url.as_str().trim_end_matches('/').to_owned();
     /// Where people can ask: a `mailto:` or `https:` URL.
     Contact(Url): "contact", "mailto:platform@example.com", contact, |url| url.as_str().to_owned();
     /// A team by its slug or `{uuid}`.
@@ -103,7 +106,7 @@ forms! {
     /// The method of an HTTP request.
     Method(http::Method): "method", "GET", method, |method| method.to_string();
     /// Any text but the empty one.
-    Text(Box<str>): "text", "text", text, |text| text.to_string();
+    Text(Box<str>): "text", "", text, |text| text.to_string();
 }
 
 /// A rate, per hour.
