@@ -1,1 +1,300 @@
-//! bitbucket (to come).
+//! Bitbucket Cloud: the only module that talks to it.
+//!
+//! Owns: [`Bitbucket`] and what it may be asked, its [`Error`] with the remedy, and every rule about what may
+//! be sent where: a token travels in the `Authorization` header only, redirects are never followed, pages
+//! stay below `api_url`, answers are bounded in bytes, pages and seconds.
+//! Must not know: sessions, rules, the store, how often to ask, metrics (they come in as an observer).
+//!
+//! Every question is one call with one deadline. Nothing is retried here: who asks knows the budget.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use url::Url;
+
+use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use crate::secret::Secret;
+
+mod error;
+mod oauth;
+mod rest;
+mod transport;
+mod wire;
+
+pub use error::{Error, Refusal, Remedy};
+
+use error::Kind;
+
+/// How to reach Bitbucket, and as whom.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The client's id, as its page at Bitbucket shows it. Of any length: there are two generations.
+    pub client_id: String,
+    /// The client's secret. Of any length.
+    pub client_secret: Arc<Secret<String>>,
+    /// The callback URL exactly as it is registered, with port and path.
+    pub redirect_uri: Url,
+    /// Where people sign in. Default `https://bitbucket.org`.
+    pub web_url: Url,
+    /// Where the API is. Default `https://api.bitbucket.org/2.0`. No token is ever sent anywhere else.
+    pub api_url: Url,
+    /// For one question, all its pages included. Default 10 s. Connecting takes at most 5 s of it.
+    pub timeout: Duration,
+}
+
+/// Bitbucket, as one OAuth client sees it. Cheap to clone; clones share connections.
+///
+/// A connection lives on the runtime that opened it, by asking first. Ask from a runtime that lasts as long
+/// as the process; [`Bitbucket::new`] itself needs none.
+#[derive(Clone)]
+pub struct Bitbucket {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    client: reqwest::Client,
+    observer: Observer,
+}
+
+type Observer = Arc<dyn Fn(Call) + Send + Sync>;
+
+/// One request that went out, for metrics and the budget. A question of several pages is several calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// What was asked.
+    pub endpoint: Endpoint,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// From the first byte out to the last byte in.
+    pub took: Duration,
+}
+
+/// What Bitbucket can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Endpoint {
+    /// A code for tokens.
+    Exchange,
+    /// A refresh token for new tokens.
+    Refresh,
+    /// Who the token's account is.
+    User,
+    /// Its e-mail addresses.
+    Emails,
+    /// The workspaces it may see.
+    Workspaces,
+    /// What it is in one workspace.
+    Permission,
+}
+
+impl Endpoint {
+    /// A name for metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Endpoint::Exchange => "exchange",
+            Endpoint::Refresh => "refresh",
+            Endpoint::User => "user",
+            Endpoint::Emails => "emails",
+            Endpoint::Workspaces => "workspaces",
+            Endpoint::Permission => "permission",
+        }
+    }
+}
+
+/// What came of one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Answered with this status, whatever the body says.
+    Answered(StatusCode),
+    /// No whole answer within the deadline.
+    TimedOut,
+    /// No connection.
+    Unreachable,
+    /// The connection broke, or the answer outgrew its limit.
+    Broken,
+    /// Whoever asked went away before the answer came.
+    Abandoned,
+}
+
+impl Outcome {
+    /// A name for metrics: a status worth telling apart, a status class, or the failure.
+    pub fn label(self) -> &'static str {
+        match self {
+            Outcome::Answered(status) => match status.as_u16() {
+                401 => "401",
+                403 => "403",
+                404 => "404",
+                410 => "410",
+                429 => "429",
+                200..=299 => "2xx",
+                300..=399 => "3xx",
+                400..=499 => "4xx",
+                500..=599 => "5xx",
+                _ => "other",
+            },
+            Outcome::TimedOut => "timeout",
+            Outcome::Unreachable => "unreachable",
+            Outcome::Broken => "broken",
+            Outcome::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// What a grant consists of. The refresh token is good for one use: store it before using the access token.
+#[derive(Debug)]
+pub struct Tokens {
+    /// Opaque; up to 8 KiB of visible ASCII.
+    pub access_token: Secret<String>,
+    /// Opaque; up to 8 KiB. Absent when Bitbucket gave none.
+    pub refresh_token: Option<Secret<String>>,
+    /// How long the access token lives from now on. 2 h when Bitbucket does not say.
+    pub expires_in: Duration,
+    /// What was granted, separated by spaces, in no order. Absent when Bitbucket does not say.
+    pub scopes: Option<String>,
+}
+
+/// A person, as `/user` describes them. Always an active account of type `user`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Profile {
+    /// The key of the person.
+    pub account: AccountId,
+    /// Free text that the person chose, cut to 256 characters; the nickname where there is none.
+    pub display_name: Box<str>,
+    /// Free text that the person chose, cut to 256 characters.
+    pub nickname: Option<Box<str>>,
+    /// Whether Bitbucket calls the account active, or says nothing about it.
+    pub status: Status,
+}
+
+/// What Bitbucket says of an account's standing. Any other word than `active` is a [`Refusal::Inactive`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Called active.
+    Active,
+    /// Not mentioned. The field is optional in Bitbucket's schema.
+    Unstated,
+}
+
+/// A workspace that the account may see. That alone is no membership: guests of a repository may be listed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The slug at the time of asking; one that a rule can name.
+    pub slug: Box<str>,
+    /// The workspace's uuid.
+    pub id: TeamId,
+    /// Whether the account administers it.
+    pub administrator: bool,
+}
+
+/// What the account is in one workspace, by Bitbucket's own word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Permission {
+    /// A member.
+    Member {
+        /// The slug in the answer. May differ from the one asked for: compare it before granting by slug.
+        slug: Option<Box<str>>,
+        /// The uuid in the answer. Is the one asked for, if one was asked for.
+        id: Option<TeamId>,
+        /// The highest that the account may do.
+        level: Level,
+    },
+    /// No member: refused, unknown workspace, a collaborator of some repository, or a word we do not know.
+    None,
+}
+
+/// The highest that a member may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// Administers the workspace.
+    Owner,
+    /// May create projects.
+    CreateProject,
+    /// May use the workspace.
+    Member,
+}
+
+impl Bitbucket {
+    /// Prepares to talk; does not talk yet. `observer` hears of every request that goes out; it is called on
+    /// the asking task and must not block. `HTTPS_PROXY` and its like are honoured, except for loopback.
+    ///
+    /// # Errors
+    ///
+    /// When a URL is none that a token may be sent to, when the process has not installed a TLS crypto
+    /// provider, or when the system's certificates cannot be loaded.
+    pub fn new(settings: Settings, observer: Arc<dyn Fn(Call) + Send + Sync>) -> Result<Bitbucket, Error> {
+        for (key, url) in [("bitbucket.web_url", &settings.web_url), ("bitbucket.api_url", &settings.api_url)]
+        {
+            let plain = matches!(url.scheme(), "https" | "http")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none();
+            if !plain {
+                return Err(Error::at_start(Kind::BadUrl(key), None));
+            }
+        }
+        // reqwest would panic without one.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(Error::at_start(Kind::NoCrypto, None));
+        }
+        let proxy = if is_loopback(&settings.web_url) && is_loopback(&settings.api_url) {
+            EgressProxy::Never
+        } else {
+            EgressProxy::FromEnvironment
+        };
+        let client = http_client(settings.timeout, proxy)
+            .map_err(|error| Error::at_start(Kind::NoClient, Some(error)))?;
+        Ok(Bitbucket { inner: Arc::new(Inner { settings, client, observer }) })
+    }
+}
+
+/// Joins what Bitbucket said about a person, over connections that it authenticated, into an identity.
+pub fn identity(profile: Profile, email: Option<Email>) -> VerifiedIdentity {
+    let Profile { account, display_name, nickname, status: Status::Active | Status::Unstated } = profile;
+    VerifiedIdentity::vouched_for(Claims { account, display_name, nickname, email })
+}
+
+/// Whether `HTTPS_PROXY` and its like count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EgressProxy {
+    FromEnvironment,
+    /// A proxy cannot reach our loopback; what it found on its own would get the token.
+    Never,
+}
+
+/// The one place that makes an HTTP client. It follows no redirect (a redirected token is a stolen one),
+/// repeats nothing by itself (each request is counted, and a refresh token is good once), and asks for no
+/// compression (a small answer cannot become a big one).
+fn http_client(timeout: Duration, proxy: EgressProxy) -> Result<reqwest::Client, reqwest::Error> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("teamgate/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .connect_timeout(timeout.min(Duration::from_secs(5)));
+    match proxy {
+        EgressProxy::FromEnvironment => builder,
+        EgressProxy::Never => builder.no_proxy(),
+    }
+    .build()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// `base` and `segments` below it, each encoded as one segment: braces become `%7B` and `%7D`.
+fn below(base: &Url, segments: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
+    url
+}
