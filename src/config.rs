@@ -1,10 +1,12 @@
 //! The configuration: one YAML file, read whole or refused with every problem at once.
 //!
-//! Owns: [`read`] (text → [`Draft`], pure). The steps are files: `node` parses, `expand` puts variables in,
-//! `check` holds the tree against the schema that `document` declares.
+//! Owns: [`load`]. The steps are files: `node` parses, `expand` puts variables in, `check` holds the tree
+//! against the schema that `document` declares, `compile` makes of it what the modules want. All but
+//! [`load`] are pure.
 //! Must not know: what runs; nobody below `app` and `cli` imports this module.
 
 pub mod check;
+pub mod compile;
 pub mod document;
 pub mod expand;
 pub mod node;
@@ -14,10 +16,33 @@ pub mod schema;
 pub mod value;
 mod words;
 
+use std::fs;
+use std::path::Path;
+
 use check::{Checked, Places};
+use compile::secret_text;
+use compile::{Compiled, Surroundings, compile};
 use document::Document;
 use expand::{Lookup, expand};
-use problem::{Place, Problem};
+use problem::{Place, Problem, Problems};
+
+/// Reads the file at `path`, and what it points to.
+///
+/// # Errors
+/// Everything that is wrong with it, or the one reason why it cannot be read.
+pub fn load(path: &Path, lookup: Lookup<'_>) -> Result<Compiled, Problems> {
+    let file = path.display().to_string();
+    let alone = |problem| Problems::new(file.clone(), vec![problem], Default::default());
+    let text = fs::read_to_string(path).map_err(|error| {
+        let cure = "; name the file with --config FILE or TEAMGATE_CONFIG";
+        alone(Problem::new(Place::START, "", format!("cannot be read: {error}{cure}")))
+    })?;
+    let draft = read(&text, lookup).map_err(alone)?;
+    let names = draft.places.names().clone();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let outcome = compile(&file, draft, &Surroundings { folder, read_secret: &secret_text::read });
+    outcome.compiled.ok_or_else(|| Problems::new(file, outcome.problems, names))
+}
 
 /// The file as typed, as far as it is sound, with everything that is wrong with it so far.
 #[derive(Debug)]
@@ -44,59 +69,4 @@ pub fn read(text: &str, lookup: Lookup<'_>) -> Result<Draft, Problem> {
         Document::default()
     });
     Ok(Draft { document, places, problems })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::problem::Problems;
-    use super::*;
-
-    fn lines(text: &str) -> Vec<String> {
-        let lookup = |name: &str| (name == "SET").then(|| "value".to_owned());
-        let list = match read(text, &lookup) {
-            Ok(draft) => return Problems::new("f", draft.problems, draft.places.names().clone()).lines(),
-            Err(problem) => vec![problem],
-        };
-        Problems::new("f", list, Default::default()).lines()
-    }
-
-    #[test]
-    fn scratch() {
-        for line in lines(
-            r#"
-listen: 0.0.0.0:80
-external_ulr: https://gate.example.com/
-admin: {address: 9090, token: x}
-bitbucket:
-  clientID: $SET
-  client_id: abc
-  client_secret: "$NOPE"
-  teams: my-team
-  include_team_groups: yes
-directory: {refresh_after: 5, max_age: 500h, budget: 900/h}
-session: {same_site: strict, idle: 1x, cookie_domain: null}
-store: {kind: redis, url: x}
-assertion: {algorithm: HS256, header: "a b"}
-contact:
-routes:
-  - name: wiki
-    team: [a]
-    path: 7
-    upstreams: [x]
-    headers: {X-A: {email}, x-a: y}
-    methods: [get]
-    teams: [no, "a/b", 12]
-    access: Public
-  - name: Twin
-    host: *.example.com
-    allow: [{repository: x, permission: write}, {group: a:owner, all: [{emial_domain: x}]}]
-    upstream: 10.0.0.5:80
-    <<: {a: b}
-    cookie_domain: x
-  - just text
-"#,
-        ) {
-            println!("{line}");
-        }
-    }
 }

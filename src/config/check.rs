@@ -30,6 +30,7 @@ pub struct Checked {
 pub struct Places {
     spots: HashMap<String, Spot>,
     broken: BTreeSet<String>,
+    strange: BTreeSet<String>,
     names: BTreeMap<String, String>,
 }
 
@@ -37,12 +38,21 @@ pub struct Places {
 struct Spot {
     key: Place,
     value: Place,
+    is_mapping: bool,
+}
+
+impl Spot {
+    fn new(key: Place, value: &Node) -> Spot {
+        Spot { key, value: value.place, is_mapping: matches!(value.kind, Kind::Map(_)) }
+    }
 }
 
 impl Places {
-    /// Where the value at `path` begins; if the file does not have it, where its nearest parent begins.
+    /// Where the value at `path` begins, or of a mapping its key; if the file does not have it, where the key
+    /// of its nearest parent stands.
     pub fn of(&self, path: &str) -> Place {
         match self.spots.get(path) {
+            Some(spot) if spot.is_mapping => spot.key,
             Some(spot) => spot.value,
             None if path.is_empty() => Place::START,
             None => self.of_key(parent(path)),
@@ -66,6 +76,16 @@ impl Places {
     /// Whether what the file has at `path`, or at a value around it, is unsound and already reported.
     pub fn is_broken(&self, path: &str) -> bool {
         self.broken.contains(path) || (!path.is_empty() && self.is_broken(parent(path)))
+    }
+
+    /// Whether the file has something at `path`, or has a key that was probably meant to be it.
+    pub fn mentions(&self, path: &str) -> bool {
+        self.has(path) || self.broken.contains(path)
+    }
+
+    /// Whether the mapping at `path` has an unknown key.
+    pub fn is_strange(&self, path: &str) -> bool {
+        self.strange.contains(path)
     }
 
     /// The names of the routes by their path, for [`super::problem::Problems`].
@@ -113,7 +133,7 @@ pub(super) const NOT_YET: &[(&str, Option<&str>, &str)] = &[
 /// Checks the whole file.
 pub fn check(root: &Node, problems: &mut Vec<Problem>) -> Checked {
     let mut checker = Checker { places: Places::default(), problems };
-    checker.places.spots.insert(String::new(), Spot { key: Place::START, value: root.place });
+    checker.places.spots.insert(String::new(), Spot::new(Place::START, root));
     let value = checker.value(root, "", schema()).unwrap_or(Value::Object(Map::new()));
     Checked { value, places: checker.places }
 }
@@ -160,7 +180,11 @@ impl Checker<'_> {
         let mut meant = Vec::new();
         for entry in entries {
             let Some((name, rule)) = find(known, &entry.key) else {
-                meant.extend(words::nearest(&entry.key, known.keys().map(String::as_str)));
+                if let Some(near) = words::nearest(&entry.key, known.keys().map(String::as_str)) {
+                    meant.push(near);
+                    self.places.broken.insert(below(path, near));
+                }
+                self.places.strange.insert(path.to_owned());
                 self.unknown(entry, path, known);
                 continue;
             };
@@ -178,16 +202,19 @@ impl Checker<'_> {
             }
             seen.insert(name, entry);
             let path = below(path, name);
-            self.places.spots.insert(path.clone(), Spot { key: entry.place, value: entry.value.place });
+            self.places.spots.insert(path.clone(), Spot::new(entry.place, &entry.value));
             if let Some(value) = self.value(&entry.value, &path, rule) {
                 sound.insert(name.to_owned(), value);
             }
         }
         for name in resolve(rule)["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !seen.contains_key(name) && !meant.contains(&name) {
-                let example = known[name]["examples"][0].as_str().unwrap_or("…");
-                let message =
-                    format!("`{name}` is missing; add `{name}: {}`", words::quoted_if_needed(example));
+                let message = match known[name]["examples"][0].as_str() {
+                    Some(example) => {
+                        format!("`{name}` is missing; add `{name}: {}`", words::quoted_if_needed(example))
+                    }
+                    None => format!("`{name}` is missing; add it as in config/example.yaml"),
+                };
                 let place = self.places.of_key(path);
                 self.problems.push(Problem::new(place, path, message));
             }
@@ -207,7 +234,7 @@ impl Checker<'_> {
                 continue;
             }
             let path = below(path, &entry.key);
-            self.places.spots.insert(path.clone(), Spot { key: entry.place, value: entry.value.place });
+            self.places.spots.insert(path.clone(), Spot::new(entry.place, &entry.value));
             if let Some(value) = self.value(&entry.value, &path, &resolve(rule)["additionalProperties"]) {
                 sound.insert(entry.key.clone(), value);
             }
@@ -223,7 +250,7 @@ impl Checker<'_> {
         let objects = resolve(rule)["type"] == "object";
         for (index, item) in items.iter().enumerate() {
             let path = format!("{path}[{index}]");
-            self.places.spots.insert(path.clone(), Spot { key: item.place, value: item.place });
+            self.places.spots.insert(path.clone(), Spot::new(item.place, item));
             if let Some(name) = name_of(item) {
                 self.places.names.insert(path.clone(), name);
             }
@@ -335,7 +362,7 @@ fn home(key: &str, path: &str) -> Option<String> {
 fn name_of(item: &Node) -> Option<String> {
     let Kind::Map(entries) = &item.kind else { return None };
     entries.iter().find(|entry| entry.key == "name").and_then(|entry| match &entry.value.kind {
-        Kind::Scalar(scalar) => Some(scalar.text.clone()),
+        Kind::Scalar(scalar) if !scalar.text.is_empty() => Some(scalar.text.clone()),
         _ => None,
     })
 }
@@ -345,6 +372,7 @@ fn subject(scalar: &Scalar, rule: &Value) -> String {
     match scalar.variables.as_slice() {
         [] if rule.get("x-secret").is_some() => "the secret".to_owned(),
         [] if scalar.text.is_empty() => "the text".to_owned(),
+        [] if scalar.text.contains("://") && scalar.text.contains('@') => "the URL".to_owned(),
         [] => format!("`{}`", scalar.text.escape_debug()),
         [one] => format!("the value (from ${one})"),
         [first, ..] => format!("the value (from ${first} and others)"),
@@ -401,7 +429,7 @@ fn mismatch(rule: &Value, found: &Kind) -> String {
     let wants = rule["type"].as_str().unwrap_or("string");
     match found {
         Kind::Scalar(scalar) if is_null(scalar) => {
-            format!("has no value; give it {expected}, or remove the line")
+            format!("has no value; give it {expected}, or remove it")
         }
         Kind::Scalar(scalar) => {
             let text = &scalar.text;

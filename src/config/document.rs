@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Account, Address, Contact, Group, Header, Host, MailDomain, Method, Name, Network, Origin, Span, Team,
-    Text, WebUrl,
+    Account, Address, Contact, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin, Span,
+    Team, Text, WebUrl,
 };
 
 /// The configuration of teamgate, one YAML file.
@@ -454,7 +454,8 @@ pub struct Route {
     /// The assertion's `aud`. Unless given, the origin under which the app is visited.
     #[schemars(extend("examples" = ["https://wiki.example.com"]))]
     pub audience: Option<Text>,
-    /// Headers of the app's own liking, made of `{account}`, `{email}`, `{name}`, `{nickname}`, `{groups}`.
+    /// Headers of the app's own liking, made of `{email}`, `{uuid}`, `{nickname}`, `{name}` and `{groups}`. One whose
+    /// field is not known of somebody is not sent; `{{` is a brace.
     #[schemars(extend("examples" = [{ "X-WEBAUTH-USER": "{email}" }]))]
     pub headers: BTreeMap<String, Text>,
     /// Which of the account's groups the app sees.
@@ -531,10 +532,16 @@ pub struct Condition {
     pub team: Option<Group>,
     /// Is this account.
     pub account: Option<Account>,
+    /// Has this confirmed primary address. Addresses can change hands; a uuid cannot.
+    pub email: Option<Mail>,
     /// Has a confirmed primary address in exactly this domain.
     pub email_domain: Option<MailDomain>,
     /// Meets all of these conditions.
     pub all: Option<Vec<Condition>>,
+    /// Meets at least one of these conditions.
+    pub any: Option<Vec<Condition>>,
+    /// Does not meet this condition.
+    pub not: Option<Box<Condition>>,
 }
 
 fn seconds(count: u64) -> Span {

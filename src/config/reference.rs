@@ -8,6 +8,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::check::NOT_YET;
+use super::compile::strip::BUILT_IN;
 use super::document::{
     Admin, Assertion, Bitbucket, Condition, Directory, Document, Listen, Log, Route, Session, Store,
     StripHeaders, UpstreamTimeouts,
@@ -71,6 +72,10 @@ pub fn reference(example: &str) -> Result<String, serde_json::Error> {
                 definition["required"].as_array().is_some_and(|list| list.iter().any(|r| r == key));
             row(&mut page, key, rule, required);
         }
+    }
+    page.push_str(STRIPPED);
+    for name in BUILT_IN {
+        let _ = writeln!(page, "- `{name}`");
     }
     page.push_str(REFUSED);
     for (pattern, word, message) in NOT_YET {
@@ -151,6 +156,15 @@ unknown or repeated key is an error, and so is a key that this version does not 
   `# yaml-language-server: $schema=docs/teamgate.schema.json` as its first line.
 
 ## An example
+";
+
+const STRIPPED: &str = "
+## Headers that no app gets from outside
+
+Some gateway or framework takes each of these for proof of who is asking, or for another request than the one that
+was decided on. They are removed from every request, on public routes too, in any case and with `_` for `-`;
+`strip_headers` adjusts the list. What teamgate sets itself is removed as well and cannot be kept.
+
 ";
 
 const REFUSED: &str = "

@@ -151,7 +151,7 @@ mod tests {
             found.push((path.clone(), property));
             let items = &property["items"];
             for below in [property, items] {
-                if !path.contains(".all") {
+                if ![".all", ".any", ".not"].iter().any(|end| path.ends_with(end)) {
                     walk(below, &path, found);
                 }
             }

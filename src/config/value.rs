@@ -14,8 +14,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use url::Url;
 
-use crate::identity::AccountId;
+use crate::identity::{AccountId, Email};
 use crate::membership;
+use crate::policy::condition::Domain;
 
 /// What is wrong with a text, and the cure, as a predicate: "has no unit; write 90s, 15m, 24h or 30d".
 pub type Fault = String;
@@ -95,8 +96,10 @@ forms! {
     Group(membership::Group): "group", "my-team/administrators", group, membership::Group::to_string;
     /// A Bitbucket account by its `{uuid}`.
     Account(AccountId): "account", "{0f3c2a94-6a0f-4c0e-9d5e-3a1f6c5b7e21}", account, |id| id.braced();
-    /// A mail domain.
-    MailDomain(Box<str>): "mail domain", "example.com", domain, |domain| domain.to_string();
+    /// A mail address.
+    Mail(Email): "mail address", "ada@example.com", mail, |mail| mail.as_str().to_owned();
+    /// What stands behind the `@` of a mail address.
+    MailDomain(Domain): "mail domain", "example.com", mail_domain, Domain::to_string;
     /// The host of a URL, without port.
     Host(Box<str>): "host", "example.com", domain, |domain| domain.to_string();
     /// A route's name: it labels metrics and log lines.
@@ -315,6 +318,15 @@ fn account(text: &str) -> Result<AccountId, Fault> {
     })
 }
 
+fn mail(text: &str) -> Result<Email, Fault> {
+    Email::parse(text).ok_or_else(|| "is no mail address; write name@example.com".to_owned())
+}
+
+fn mail_domain(text: &str) -> Result<Domain, Fault> {
+    let plain = domain(text)?;
+    plain.parse().map_err(|_| "is no mail domain; write it as in example.com".to_owned())
+}
+
 fn domain(text: &str) -> Result<Box<str>, Fault> {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -455,7 +467,9 @@ mod tests {
             ("group", "a/members", "a/interns", "custom groups"),
             ("group", "a/administrators", "a:owner", "write `a/administrators`"),
             ("account", "{0f3c2a94-6a0f-4c0e-9d5e-3a1f6c5b7e21}", "ann", "uuid"),
+            ("mail address", "a@example.com", "a@b@example.com", "no mail address"),
             ("mail domain", "example.com", "@example.com", "follows the `@`"),
+            ("mail domain", "example.com", "*.example.com", "no host name"),
             ("host", "example.com", ".example.com", "dot"),
             ("host", "example.com", "https://example.com", "URL"),
             ("host", "localhost", "example.com:80", "port"),

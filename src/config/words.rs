@@ -29,7 +29,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> O
 pub(super) fn not_among(subject: &str, word: &str, known: &[&str]) -> String {
     let all: Vec<String> = known.iter().map(|word| format!("`{word}`")).collect();
     let list = match all.as_slice() {
-        [one] => format!("is not {one}"),
+        [one] => format!("is not {one}, the only choice"),
         [first, second] => format!("is neither {first} nor {second}"),
         all => format!("is none of {}", all.join(", ")),
     };
