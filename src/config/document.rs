@@ -1,0 +1,555 @@
+//! The file's keys: names, defaults, bounds and meaning, in one place.
+//!
+//! Owns: [`Document`], the file as typed. The doc comments are the reference page and the descriptions in
+//! the JSON Schema; defaults and bounds are read from here by the checker, so that what the page says is
+//! what the program does.
+//! Must not know: what the values are compiled into.
+//!
+//! Besides the ordinary attributes a field may carry: `x-required`, `x-min` and `x-max` (bounds of a
+//! span), `x-aliases` (other spellings, from dex), `x-secret` (never quoted in a problem), `x-nullable`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::value::{
+    Account, Address, Contact, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin, Span,
+    Team, Text, WebUrl,
+};
+
+/// The configuration of teamgate, one YAML file.
+///
+/// Relative paths are relative to the folder of this file. `$NAME` and `${NAME}` in a value are replaced by
+/// environment variables; `$$` is a dollar sign.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Document {
+    /// Where teamgate listens for browsers.
+    #[schemars(extend("x-required" = true))]
+    pub listen: Vec<Listen>,
+    /// Where teamgate tells operators how it is: metrics, health, sessions.
+    pub admin: Admin,
+    /// The gateway's own address as browsers see it: scheme, host and, if unusual, port. `https`, except on
+    /// loopback.
+    #[schemars(extend("x-required" = true))]
+    pub external_url: Option<Origin>,
+    /// The proxies in front of teamgate whose `X-Forwarded-*` headers are believed. None unless named.
+    pub trusted_proxies: Vec<Network>,
+    /// The OAuth consumer at Bitbucket, and which teams may sign in.
+    #[schemars(extend("x-required" = true))]
+    pub bitbucket: Bitbucket,
+    /// How old an answer about somebody's teams may be.
+    pub directory: Directory,
+    /// How long people stay signed in, and their cookie.
+    pub session: Session,
+    /// The file with the keys that protect cookies and everything stored; created with mode 0600 at the
+    /// first start.
+    pub secret_file: Text,
+    /// Where people can ask; shown on refusals.
+    pub contact: Option<Contact>,
+    /// Keep the wanted teams off the page that refuses somebody.
+    pub hide_requirements: bool,
+    /// Where sessions live.
+    pub store: Store,
+    /// The signed statement about the account that apps receive.
+    pub assertion: Assertion,
+    /// What is written to the log, and how.
+    pub log: Log,
+    /// Which header names of the client never reach an app, besides those that teamgate sets itself.
+    pub strip_headers: StripHeaders,
+    /// How long apps may take.
+    pub upstream_timeouts: UpstreamTimeouts,
+    /// How long open requests may go on after SIGTERM.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub shutdown_grace: Span,
+    /// Which requests go to which app, and who may pass. Their order means nothing: the most specific wins.
+    #[schemars(extend("x-required" = true))]
+    pub routes: Vec<Route>,
+}
+
+impl Default for Document {
+    fn default() -> Document {
+        Document {
+            listen: Vec::new(),
+            admin: Admin::default(),
+            external_url: None,
+            trusted_proxies: Vec::new(),
+            bitbucket: Bitbucket::default(),
+            directory: Directory::default(),
+            session: Session::default(),
+            secret_file: Text("teamgate.secret".into()),
+            contact: None,
+            hide_requirements: false,
+            store: Store::default(),
+            assertion: Assertion::default(),
+            log: Log::default(),
+            strip_headers: StripHeaders::default(),
+            upstream_timeouts: UpstreamTimeouts::default(),
+            shutdown_grace: seconds(30),
+            routes: Vec::new(),
+        }
+    }
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// The IP address and port.
+    #[schemars(extend("x-required" = true))]
+    pub address: Option<Address>,
+}
+
+/// The operators' listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// The IP address and port. Anything but loopback needs `token_file`.
+    pub address: Address,
+    /// A file whose first line is the token that callers send as `Authorization: Bearer …`.
+    #[schemars(extend("examples" = ["/run/secrets/teamgate-admin"]))]
+    pub token_file: Option<Text>,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { address: Address(([127, 0, 0, 1], 9090).into()), token_file: None }
+    }
+}
+
+/// The client at Bitbucket. `clientID`, `clientSecret`, `redirectURI` and `includeTeamGroups`, as dex calls
+/// them, work too.
+#[derive(Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bitbucket {
+    /// The OAuth consumer's key.
+    #[schemars(extend("x-required" = true, "x-aliases" = ["clientID"], "examples" = ["$BITBUCKET_CLIENT_ID"]))]
+    pub client_id: Option<Text>,
+    /// The OAuth consumer's secret. One of `client_secret` and `client_secret_file` is needed.
+    #[schemars(extend("x-secret" = true, "x-aliases" = ["clientSecret"], "examples" = ["$BITBUCKET_CLIENT_SECRET"]))]
+    pub client_secret: Option<Text>,
+    /// A file whose first line is the secret.
+    #[schemars(extend("examples" = ["/run/secrets/bitbucket"]))]
+    pub client_secret_file: Option<Text>,
+    /// Where Bitbucket sends the browser back, exactly as the consumer's callback URL says. Unless given:
+    /// `external_url` and `/.teamgate/callback`. Any path works, so that an old one can stay.
+    #[schemars(extend("x-aliases" = ["redirectURI"], "examples" = ["https://gate.example.com/.teamgate/callback"]))]
+    pub redirect_uri: Option<WebUrl>,
+    /// Only these teams become groups, and who is in none of them is not signed in. Unless given, everybody
+    /// with a Bitbucket account may sign in and every team of theirs becomes a group.
+    pub teams: Option<Vec<Team>>,
+    /// Pass and match `team/members` and `team/administrators` besides `team`.
+    #[schemars(extend("x-aliases" = ["includeTeamGroups"]))]
+    pub include_team_groups: bool,
+    /// Where Bitbucket's pages are; another for a simulator or an egress proxy.
+    pub web_url: WebUrl,
+    /// Where Bitbucket's REST API is; another for a simulator or an egress proxy.
+    pub api_url: WebUrl,
+}
+
+impl Default for Bitbucket {
+    fn default() -> Bitbucket {
+        Bitbucket {
+            client_id: None,
+            client_secret: None,
+            client_secret_file: None,
+            redirect_uri: None,
+            teams: None,
+            include_team_groups: false,
+            web_url: fixed_url("https://bitbucket.org"),
+            api_url: fixed_url("https://api.bitbucket.org/2.0"),
+        }
+    }
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Bitbucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bitbucket")
+            .field("client_id", &self.client_id)
+            .field("teams", &self.teams)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who is in which team, and how fresh that is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directory {
+    /// Teams of accounts in use are asked again, in the background, at this age.
+    #[schemars(extend("x-min" = "10s", "x-max" = "24h"))]
+    pub refresh_after: Span,
+    /// Name, mail address and status of an account are asked again at this age; who is deactivated is signed
+    /// out.
+    #[schemars(extend("x-min" = "5m", "x-max" = "7d"))]
+    pub profile_after: Span,
+    /// An answer older than this is not believed: the request waits for a new one, or gets 503.
+    #[schemars(extend("x-min" = "30s", "x-max" = "24h"))]
+    pub max_age: Span,
+    /// While Bitbucket is down (not: while it says no), answers up to this age are believed.
+    #[schemars(extend("x-min" = "0s", "x-max" = "7d"))]
+    pub outage_grace: Span,
+}
+
+impl Default for Directory {
+    fn default() -> Directory {
+        Directory {
+            refresh_after: seconds(5 * 60),
+            profile_after: seconds(6 * 3600),
+            max_age: seconds(3600),
+            outage_grace: seconds(4 * 3600),
+        }
+    }
+}
+
+/// The browser's session.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Session {
+    /// From sign-in to the end, used or not.
+    #[schemars(extend("x-min" = "5m", "x-max" = "90d"))]
+    pub lifetime: Span,
+    /// From the last request to the end; at most `lifetime`.
+    #[schemars(extend("x-min" = "1m", "x-max" = "90d"))]
+    pub idle: Span,
+    /// A parent domain of all hosts, whose cookie then serves them all. Unless given, the cookie belongs to
+    /// one host alone, which is safer.
+    #[schemars(extend("x-nullable" = true))]
+    pub cookie_domain: Option<Host>,
+    /// When browsers send the cookie from other sites. `strict` does not exist: people come back from
+    /// Bitbucket, which is another site, and would never arrive signed in.
+    pub same_site: SameSite,
+}
+
+impl Default for Session {
+    fn default() -> Session {
+        Session {
+            lifetime: seconds(24 * 3600),
+            idle: seconds(8 * 3600),
+            cookie_domain: None,
+            same_site: SameSite::Lax,
+        }
+    }
+}
+
+/// The cookie's `SameSite`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum SameSite {
+    /// With links from other sites, not with what their pages embed or post.
+    Lax,
+    /// Always: for apps inside frames of other sites. Needs https.
+    None,
+}
+
+/// Where sessions and tokens are kept.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// What keeps them.
+    pub kind: StoreKind,
+    /// The folder of the embedded store; created with mode 0700.
+    pub path: Text,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { kind: StoreKind::Embedded, path: Text("./state".into()) }
+    }
+}
+
+/// The kinds of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum StoreKind {
+    /// One file, no server; one replica.
+    Embedded,
+}
+
+/// The JWT for apps.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Assertion {
+    /// The request header that carries it.
+    pub header: Header,
+    /// How it is signed.
+    pub algorithm: Algorithm,
+    /// How long one is valid.
+    #[schemars(extend("x-min" = "30s", "x-max" = "1h"))]
+    pub lifetime: Span,
+    /// The age at which a new signing key takes over; the old one stays published until its last assertion
+    /// has expired.
+    #[schemars(extend("x-min" = "1h", "x-max" = "365d"))]
+    pub rotate_every: Span,
+    /// What `X-Forwarded-User` says.
+    pub user_claim: UserClaim,
+}
+
+impl Default for Assertion {
+    fn default() -> Assertion {
+        Assertion {
+            header: Header(http::HeaderName::from_static("x-teamgate-assertion")),
+            algorithm: Algorithm::Es256,
+            lifetime: seconds(5 * 60),
+            rotate_every: seconds(30 * 86_400),
+            user_claim: UserClaim::Uuid,
+        }
+    }
+}
+
+/// Signature algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Algorithm {
+    /// ECDSA on P-256: understood everywhere, small and fast.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// RSA, 2048 bits: for apps that know nothing else; signing is slow.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+/// What names the user to apps that read plain headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum UserClaim {
+    /// The account's uuid without braces: never changes hands.
+    Uuid,
+    /// The confirmed primary address; accounts without one send no header.
+    Email,
+    /// The nickname, which people can change: for display only.
+    Nickname,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// One line a request.
+    pub access: bool,
+    /// Write audit records to this file, too.
+    #[schemars(extend("examples" = ["/var/log/teamgate/audit.jsonl"]))]
+    pub audit_file: Option<Text>,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { format: LogFormat::Auto, level: LogLevel::Info, access: true, audit_file: None }
+    }
+}
+
+/// Formats of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Levels of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum LogLevel {
+    /// Somebody must act.
+    Error,
+    /// Somebody should look.
+    Warn,
+    /// What happened.
+    Info,
+    /// Why it happened.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// The list of header names that other gateways use for identities.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StripHeaders {
+    /// Names to remove from requests besides the built-in list; `X-Acme-*` removes all that begin so.
+    pub add: Vec<Text>,
+    /// Names of the built-in list to let through all the same, written as they stand there.
+    pub keep: Vec<Text>,
+}
+
+/// Patience with apps.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTimeouts {
+    /// To open a connection, TLS included.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub connect: Span,
+    /// The longest silence of the app before and within an answer. Open WebSockets and event streams are
+    /// exempt.
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub read: Span,
+    /// The longest time in which the app takes nothing of a request's body.
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub write: Span,
+    /// How long an unused connection to an app is kept for the next request.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub idle: Span,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> UpstreamTimeouts {
+        UpstreamTimeouts { connect: seconds(5), read: seconds(60), write: seconds(60), idle: seconds(60) }
+    }
+}
+
+/// One route: which requests, to which app, and who may pass. Exactly one of `teams`, `allow` and `access`
+/// says who.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    /// What metrics, logs and pages call it; unique.
+    #[schemars(extend("x-required" = true))]
+    pub name: Option<Name>,
+    /// The host: exact, or `*.example.com`; compared without the port. Unless given, any host.
+    #[schemars(extend("examples" = ["wiki.example.com", "*.example.com"]))]
+    pub host: Option<Text>,
+    /// The path and everything below it, by whole segments. Unless any of the three is given, `/`.
+    #[schemars(extend("examples" = ["/", "/status"]))]
+    pub path: Option<Text>,
+    /// This path alone.
+    #[schemars(extend("examples" = ["/status"]))]
+    pub path_exact: Option<Text>,
+    /// A regular expression for the whole path.
+    #[schemars(extend("examples" = ["/api/v[0-9]+/.*"]))]
+    pub path_regex: Option<Text>,
+    /// The methods. Unless given, any.
+    pub methods: Option<Vec<Method>>,
+    /// Any one of these groups admits: the short form of `allow`.
+    pub teams: Option<Vec<Group>>,
+    /// Who passes without a rule.
+    pub access: Option<Access>,
+    /// The long form: any one of these conditions admits …
+    pub allow: Option<Vec<Condition>>,
+    /// … unless one of these matches: deny wins.
+    pub deny: Option<Vec<Condition>>,
+    /// Stricter freshness than `directory.max_age`.
+    #[schemars(extend("x-min" = "10s", "x-max" = "24h"))]
+    pub max_age: Option<Span>,
+    /// The app: scheme, host and port.
+    #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.5:8080"]))]
+    pub upstream: Option<Text>,
+    /// The assertion's `aud`. Unless given, the origin under which the app is visited.
+    #[schemars(extend("examples" = ["https://wiki.example.com"]))]
+    pub audience: Option<Text>,
+    /// Headers of the app's own liking, made of `{email}`, `{uuid}`, `{nickname}`, `{name}` and `{groups}`. One whose
+    /// field is not known of somebody is not sent; `{{` is a brace.
+    #[schemars(extend("examples" = [{ "X-WEBAUTH-USER": "{email}" }]))]
+    pub headers: BTreeMap<String, Text>,
+    /// Which of the account's groups the app sees.
+    pub groups: Groups,
+    /// Send `X-Forwarded-User`, `-Email`, `-Groups` and `-Preferred-Username`.
+    pub plain_headers: bool,
+    /// What is ambiguous in a path and refused, unless the app needs it.
+    pub allow_in_path: Vec<InPath>,
+}
+
+impl Default for Route {
+    fn default() -> Route {
+        Route {
+            name: None,
+            host: None,
+            path: None,
+            path_exact: None,
+            path_regex: None,
+            methods: None,
+            teams: None,
+            access: None,
+            allow: None,
+            deny: None,
+            max_age: None,
+            upstream: None,
+            audience: None,
+            headers: BTreeMap::new(),
+            groups: Groups::All,
+            plain_headers: true,
+            allow_in_path: Vec::new(),
+        }
+    }
+}
+
+/// Rules without conditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Access {
+    /// Everybody, without signing in.
+    Public,
+    /// Any account that may sign in.
+    SignedIn,
+}
+
+/// Which groups an app sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Groups {
+    /// All of the account's.
+    All,
+    /// Those that the route's rule names.
+    Matching,
+}
+
+/// Characters that a route may let into paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum InPath {
+    /// `%2F`: an ordinary character then, never a separator.
+    EncodedSlash,
+    /// `;`: an ordinary character then.
+    Semicolon,
+}
+
+/// One condition: exactly one of these keys.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Condition {
+    /// Is in the team, or in a part of it.
+    #[schemars(extend("x-aliases" = ["group"]))]
+    pub team: Option<Group>,
+    /// Is this account.
+    pub account: Option<Account>,
+    /// Has this confirmed primary address. Addresses can change hands; a uuid cannot.
+    pub email: Option<Mail>,
+    /// Has a confirmed primary address in exactly this domain.
+    pub email_domain: Option<MailDomain>,
+    /// Meets all of these conditions.
+    pub all: Option<Vec<Condition>>,
+    /// Meets at least one of these conditions.
+    pub any: Option<Vec<Condition>>,
+    /// Does not meet this condition.
+    pub not: Option<Box<Condition>>,
+}
+
+fn seconds(count: u64) -> Span {
+    Span(Duration::from_secs(count))
+}
+
+/// The defaults are constants of ours: that they parse is a test's business.
+fn fixed_url(text: &str) -> WebUrl {
+    #[expect(clippy::expect_used, reason = "a constant; every_default_is_within_its_bounds reads it")]
+    WebUrl(url::Url::parse(text).expect("a default URL parses"))
+}

@@ -1,0 +1,99 @@
+//! A decision, as a sentence for people: `teamgate explain`, the audit log.
+//!
+//! Owns: [`sentence`].
+//! Must not know: pages; what is shown to the person refused is [`Policy::wanted`] and lists nobody.
+
+use super::{Decision, Doubt, Grounds, Policy, Reason};
+
+/// Says what was decided on `who` and why, for operators: it names people that the rule names. No full stop
+/// at the end, so that it can be a field of a log line.
+pub fn sentence(decision: &Decision<'_>, policy: &Policy, who: &str) -> String {
+    match decision {
+        Decision::Allow(Grounds::Public) => format!("{who} may pass: the route is public"),
+        Decision::Allow(Grounds::SignedIn) => format!("{who} may pass: the route is for every account"),
+        Decision::Allow(Grounds::Matched(condition)) => {
+            format!("{who} may pass: the route admits {condition}")
+        }
+        Decision::AskSignIn => format!("{who} must sign in: the route is for {}", admitted(policy)),
+        Decision::Deny(Reason::NothingMatched) => {
+            format!("{who} may not pass: the route is for {}", admitted(policy))
+        }
+        Decision::Deny(Reason::Denied(condition)) => {
+            format!("{who} may not pass: the route shuts out {condition}, and deny wins")
+        }
+        Decision::CannotTell(Doubt::OfAllow(condition)) => format!(
+            "cannot tell whether {who} may pass: the route admits {condition}, and Bitbucket has listed a team \
+             without confirming the membership"
+        ),
+        Decision::CannotTell(Doubt::OfDeny(condition)) => format!(
+            "cannot tell whether {who} may pass: the route shuts out {condition}, and Bitbucket has listed a team \
+             without confirming the membership"
+        ),
+    }
+}
+
+fn admitted(policy: &Policy) -> String {
+    match policy {
+        Policy::Public => "everybody".to_owned(),
+        Policy::SignedIn { .. } => "every account".to_owned(),
+        Policy::Rules { allow, .. } if allow.is_empty() => "nobody".to_owned(),
+        Policy::Rules { allow, .. } => {
+            let admitted: Vec<String> = allow.iter().map(ToString::to_string).collect();
+            admitted.join("; or ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::condition::{Condition, Conditions};
+    use super::*;
+
+    #[test]
+    fn every_decision_reads_as_a_sentence() -> Result<(), Box<dyn std::error::Error>> {
+        let acme = Condition::Group("acme".parse()?);
+        let at = Condition::EmailDomain("example.com".parse()?);
+        let rules = Policy::Rules {
+            allow: Conditions::new(vec![acme.clone(), Condition::All(vec![acme.clone(), at.clone()])])?,
+            deny: Conditions::default(),
+        };
+        let nobody = Policy::Rules { allow: Conditions::default(), deny: Conditions::default() };
+        let signed_in = Policy::SignedIn { deny: Conditions::default() };
+        for (decision, policy, expected) in [
+            (Decision::Allow(Grounds::Public), &Policy::Public, "ada may pass: the route is public"),
+            (Decision::Allow(Grounds::SignedIn), &signed_in, "ada may pass: the route is for every account"),
+            (
+                Decision::Allow(Grounds::Matched(&at)),
+                &rules,
+                "ada may pass: the route admits anyone at example.com",
+            ),
+            (Decision::AskSignIn, &signed_in, "ada must sign in: the route is for every account"),
+            (
+                Decision::AskSignIn,
+                &rules,
+                "ada must sign in: the route is for acme; or all of acme, anyone at example.com",
+            ),
+            (Decision::Deny(Reason::NothingMatched), &nobody, "ada may not pass: the route is for nobody"),
+            (
+                Decision::Deny(Reason::Denied(&acme)),
+                &rules,
+                "ada may not pass: the route shuts out acme, and deny wins",
+            ),
+            (
+                Decision::CannotTell(Doubt::OfAllow(&acme)),
+                &rules,
+                "cannot tell whether ada may pass: the route admits acme, and Bitbucket has listed a team without \
+                 confirming the membership",
+            ),
+            (
+                Decision::CannotTell(Doubt::OfDeny(&acme)),
+                &rules,
+                "cannot tell whether ada may pass: the route shuts out acme, and Bitbucket has listed a team \
+                 without confirming the membership",
+            ),
+        ] {
+            assert_eq!(sentence(&decision, policy, "ada"), expected);
+        }
+        Ok(())
+    }
+}
