@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::secret::Secret;
@@ -27,7 +28,7 @@ use crate::telemetry::metrics::{self, Metrics};
 pub struct Settings {
     /// The bearer token that everything but `/healthz` asks for. Default: none; the configuration insists on
     /// one where the address is not loopback.
-    pub token: Option<Secret<String>>,
+    pub token: Option<Arc<Secret<String>>>,
 }
 
 /// What the address answers from.
@@ -39,7 +40,7 @@ pub struct Admin {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// The current JWKS document.
-    pub jwks: Box<dyn Fn() -> String + Send + Sync>,
+    pub jwks: Box<dyn Fn() -> Bytes + Send + Sync>,
 }
 
 impl fmt::Debug for Admin {
@@ -194,7 +195,7 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     typed(status, "application/problem+json", body.to_string())
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: String) -> Response {
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 
@@ -215,7 +216,7 @@ mod tests {
             settings: Settings { token: token.map(|token| Secret::new(token.to_owned())) },
             probes: Arc::new(probes),
             metrics: Telemetry::unheard()?.metrics,
-            jwks: Box::new(|| r#"{"keys":[]}"#.to_owned()),
+            jwks: Box::new(|| Bytes::from_static(br#"{"keys":[]}"#)),
         })
     }
 

@@ -3,32 +3,32 @@
 //! Owns: the order of starting and stopping, background timers, what readiness asks.
 //! Must not know: how any part works.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use pingora::listeners::ListenerConfig;
 use pingora::protocols::l4::stream::L4BufferSettings;
-use pingora::proxy::http_proxy;
+use pingora::proxy::http_proxy_service_with_name;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
-use pingora::services::listening::Service;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::admin::{self, Probes};
-use crate::assertion::{self, Assertions};
+use crate::admin::{self, Admin, Probes};
+use crate::assertion::{self, Assertions, TeamParts, UserClaim};
 use crate::bitbucket::{self, Bitbucket};
 use crate::clock::Clock;
-use crate::config::Compiled;
+use crate::config::compile::Compiled;
+use crate::config;
+use crate::directory::plan::Ages;
 use crate::directory::requery::keep_young;
 use crate::directory::{self, Directory};
 use crate::entropy::Entropy;
+use crate::gate::cookie::{self, SameSite, Secure};
 use crate::gate::{self, Gate};
 use crate::keys::{self, Keyring};
 use crate::live::{Live, TIDY_EVERY};
@@ -37,11 +37,13 @@ use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
 use crate::proxy::upstream::Resolver;
-use crate::snapshot::{Callback, Current, Edge, Snapshot};
+use crate::snapshot::{
+    Callback, Current, Edge, Requirements, RouteTable, Snapshot, Stripped, UpstreamTimeouts,
+};
 use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::Freshness;
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::labels::{self, Freshness};
+use crate::telemetry::{self, Telemetry, metrics};
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +81,17 @@ pub enum Error {
     Runtime(std::io::Error),
 }
 
+/// What readiness asks, kept by those who know.
+#[derive(Default)]
+struct Health {
+    listening: AtomicBool,
+    store: ArcSwapOption<String>,
+}
+
 /// A gateway that is built and not yet serving.
 pub struct App {
     runtime: Runtime,
+    fingerprint: String,
     compiled: Compiled,
     telemetry: Telemetry,
     current: Current,
@@ -91,21 +101,22 @@ pub struct App {
     clock: Clock,
     entropy: Entropy,
     admin: TcpListener,
-    probes: Arc<Probes>,
+    health: Arc<Health>,
     under_way: Arc<AtomicUsize>,
 }
 
 impl App {
-    /// Builds everything: keys, store, Bitbucket, directory, sessions, pages.
+    /// Builds everything: keys, store, Bitbucket, directory, sessions, pages. `fingerprint` names the
+    /// configuration in the audit log and in metrics.
     ///
     /// # Errors
     ///
     /// The first part that cannot be built; its message names the file or address.
-    pub fn build(compiled: Compiled) -> Result<App, Error> {
+    pub fn build(compiled: Compiled, fingerprint: String) -> Result<App, Error> {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         // The first draw of a process may take 0.1 s; no visitor should wait for it.
         let _: [u8; 32] = entropy.bytes();
-        let telemetry = Telemetry::start(compiled.log.clone())?;
+        let telemetry = Telemetry::start(&log_settings(&compiled.log))?;
         for address in &compiled.listen {
             bind(*address, "listen.address")?;
         }
@@ -145,10 +156,10 @@ impl App {
             telemetry: telemetry.clone(),
         };
         let services = Services { gate, login, live, assertions };
-        let probes = Arc::new(Probes::default());
         let under_way = Arc::new(AtomicUsize::new(0));
         Ok(App {
             runtime,
+            fingerprint,
             compiled,
             telemetry,
             current,
@@ -158,7 +169,7 @@ impl App {
             clock,
             entropy,
             admin,
-            probes,
+            health: Arc::new(Health::default()),
             under_way,
         })
     }
@@ -176,9 +187,10 @@ impl App {
     /// When the server does not come up.
     pub fn serve(self, ready: impl FnOnce()) -> Result<(), Error> {
         self.start_timers();
-        self.start_admin();
+        let probes = Arc::new(self.probes());
+        self.start_admin(probes.clone());
         let (stop, stopping) = watch::channel(Stop::No);
-        let server = self.server(stop.clone());
+        let server = self.server();
         let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(move || {
             server.run(RunArgs { shutdown_signal: Box::new(Signals { stop }) });
         });
@@ -194,21 +206,22 @@ impl App {
             }
             Ok(())
         })?;
-        self.probes.set_ready();
+        self.health.listening.store(true, Ordering::Release);
         self.telemetry.audit.record(
             self.clock.now(),
-            &Event::Started { version: env!("CARGO_PKG_VERSION").to_owned(), config: self.compiled.hash.clone() },
+            &Event::Started { version: telemetry::VERSION.to_owned(), config: self.fingerprint.clone() },
         );
         ready();
-        self.runtime.block_on(self.drain(stopping));
+        self.runtime.block_on(self.drain(stopping, &probes));
+        self.telemetry.flush();
         Ok(())
     }
 
     /// Waits for the signal, then for the requests that are under way, then for the disk.
-    async fn drain(&self, mut stopping: watch::Receiver<Stop>) {
+    async fn drain(&self, mut stopping: watch::Receiver<Stop>, probes: &Probes) {
         // The sender lives in the server's thread; when that is gone there is nothing left to wait for.
         let _ = stopping.wait_for(|stop| *stop != Stop::No).await;
-        self.probes.set_draining();
+        probes.drain();
         let deadline = tokio::time::Instant::now() + self.compiled.shutdown_grace;
         while self.under_way.load(Ordering::Acquire) > 0
             && tokio::time::Instant::now() < deadline
@@ -224,10 +237,9 @@ impl App {
             tracing::error!(%error, "the store was not closed in good order");
         }
         self.telemetry.audit.record(now, &Event::Stopped);
-        self.telemetry.flush();
     }
 
-    fn server(&self, stop: watch::Sender<Stop>) -> Server {
+    fn server(&self) -> Server {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let conf = ServerConf {
             threads,
@@ -251,16 +263,13 @@ impl App {
             telemetry: self.telemetry.clone(),
             under_way: self.under_way.clone(),
         };
-        let mut http = http_proxy(&server.configuration, proxy);
-        http.server_options = None;
-        let mut service = Service::new("teamgate".to_owned(), http);
+        let mut service = http_proxy_service_with_name(&server.configuration, proxy, "teamgate");
         for address in &self.compiled.listen {
             // Pingora's own 64 KiB for reading would be most of what an idle connection takes.
             let buffers = L4BufferSettings::new(8 * 1024, 1460);
             service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));
         }
         server.add_service(service);
-        drop(stop);
         server
     }
 
@@ -291,6 +300,21 @@ impl App {
             }
         }));
 
+        let (store, health) = (self.store.clone(), self.health.clone());
+        self.runtime.spawn(every(Duration::from_secs(2), move || {
+            let (store, health) = (store.clone(), health.clone());
+            async move {
+                let problem = store.healthy().await.err().map(|error| Arc::new(error.to_string()));
+                health.store.store(problem);
+            }
+        }));
+
+        let (clock, telemetry) = (self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(Duration::from_secs(60), move || {
+            telemetry.summarise_repeats(clock.now());
+            std::future::ready(())
+        }));
+
         let (store, current, clock, telemetry) =
             (self.store.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
         self.runtime.spawn(every(Duration::from_secs(600), move || {
@@ -303,7 +327,21 @@ impl App {
         }));
     }
 
-    fn start_admin(&self) {
+    /// What must be there for the gateway to serve.
+    fn probes(&self) -> Probes {
+        let (listeners, store) = (self.health.clone(), self.health.clone());
+        Probes::new()
+            .with("listeners", move || match listeners.listening.load(Ordering::Acquire) {
+                true => Ok(()),
+                false => Err("not every address takes connections yet".to_owned()),
+            })
+            .with("store", move || match store.store.load().as_deref() {
+                None => Ok(()),
+                Some(problem) => Err(problem.clone()),
+            })
+    }
+
+    fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
         let live = self.services.live.clone();
         self.telemetry.metrics.at_scrape(move |metrics| {
@@ -315,21 +353,147 @@ impl App {
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
         });
-        let (store, handle) = (self.store.clone(), self.runtime.handle().clone());
-        self.probes.add("store", move || {
-            let store = store.clone();
-            tokio::task::block_in_place(|| handle.block_on(store.healthy())).map_err(|error| error.to_string())
-        });
         let assertions = self.services.assertions.clone();
-        let router = admin::router(admin::State {
-            telemetry: self.telemetry.clone(),
-            probes: self.probes.clone(),
-            jwks: Arc::new(move || assertions.jwks()),
-            token: self.compiled.admin.token.clone(),
+        let router = admin::router(Admin {
+            settings: admin::Settings { token: self.compiled.admin.token.clone() },
+            probes,
+            metrics: self.telemetry.metrics.clone(),
+            jwks: Box::new(move || assertions.jwks()),
         });
         if let Ok(listener) = self.admin.try_clone() {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
         }
+    }
+}
+
+/// Everything that the configuration decides, ready for the request path.
+fn snapshot(compiled: &Compiled, telemetry: &Telemetry) -> Result<Snapshot, Error> {
+    let metrics = telemetry.metrics.clone();
+    let observer = Arc::new(move |call: bitbucket::Call| {
+        let endpoint = endpoint_label(call.endpoint);
+        metrics.bitbucket_calls.inc((endpoint, outcome_label(call.outcome)));
+        metrics.bitbucket_call_seconds.observe(endpoint, call.took);
+    });
+    let told = &compiled.directory;
+    let directory = Arc::new(directory::Settings {
+        bitbucket: Bitbucket::new(compiled.bitbucket.clone(), observer)?,
+        teams: told.teams.clone(),
+        named: told.asked.clone(),
+        ages: Ages {
+            refresh_after: told.refresh_after,
+            profile_after: told.profile_after,
+            max_age: told.max_age,
+            outage_grace: told.outage_grace,
+        },
+    });
+    let secure = if compiled.cookie.secure { Secure::Yes } else { Secure::LoopbackHttp };
+    let same_site = match compiled.cookie.same_site {
+        config::document::SameSite::Lax => SameSite::Lax,
+        config::document::SameSite::None => SameSite::None,
+    };
+    let cookie = cookie::Settings::new(compiled.cookie.domain.clone(), secure, same_site);
+    let serves = compiled.table.clone();
+    let own_host = compiled.external_url.host_str().unwrap_or_default().to_owned();
+    let route_metrics = |name: &str| telemetry.metrics.for_route(name);
+    Ok(Snapshot {
+        gate: gate::Settings {
+            routes: compiled.table.clone(),
+            session: compiled.session,
+            cookie: cookie.clone(),
+            directory: directory.clone(),
+        },
+        login: login::Settings {
+            external_url: compiled.external_url.clone(),
+            redirect_uri: compiled.bitbucket.redirect_uri.clone(),
+            cookie,
+            session: compiled.session,
+            directory,
+            serves: Box::new(move |host| host == own_host || serves.names(host)),
+        },
+        assertion: assertion::Settings {
+            header: compiled.assertion.header.clone(),
+            issuer: compiled.external_url.origin().ascii_serialization().into(),
+            algorithm: compiled.assertion.algorithm,
+            lifetime: compiled.assertion.lifetime,
+            rotate_every: compiled.assertion.rotate_every,
+            user_claim: match compiled.assertion.user_claim {
+                config::document::UserClaim::Uuid => UserClaim::Uuid,
+                config::document::UserClaim::Email => UserClaim::Email,
+                config::document::UserClaim::Nickname => UserClaim::Nickname,
+            },
+            parts: if told.include_team_groups { TeamParts::Included } else { TeamParts::Left },
+        },
+        edge: edge(compiled),
+        metrics: RouteTable {
+            routes: compiled.routes.iter().map(|(_, route)| (route.name.clone(), route_metrics(&route.name))).collect(),
+            own: route_metrics(metrics::OWN),
+            none: route_metrics(metrics::NO_ROUTE),
+        },
+    })
+}
+
+fn edge(compiled: &Compiled) -> Edge {
+    let redirect_uri = &compiled.bitbucket.redirect_uri;
+    // What we set ourselves is taken off first, on every route, whether or not this route sets it.
+    let mapped = compiled.routes.iter().flat_map(|(_, route)| route.identity.headers.iter().map(|(name, _)| name.as_str()));
+    let ours = ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username", "x-teamgate-*"];
+    let names = ours.into_iter().chain([compiled.assertion.header.as_str()]).chain(mapped);
+    Edge {
+        external_url: compiled.external_url.clone(),
+        callback: Callback {
+            host: redirect_uri.host_str().unwrap_or_default().into(),
+            path: redirect_uri.path().into(),
+        },
+        trusted_proxies: compiled.trusted_proxies.clone(),
+        stripped: Stripped::new(names.chain(compiled.strip.iter().map(|name| &**name))),
+        contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
+        requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
+        bitbucket_web: compiled.bitbucket.web_url.clone(),
+        upstream: UpstreamTimeouts {
+            connect: compiled.upstream_timeouts.connect,
+            read: compiled.upstream_timeouts.read,
+            write: compiled.upstream_timeouts.write,
+            idle: compiled.upstream_timeouts.idle,
+        },
+    }
+}
+
+fn log_settings(log: &config::compile::Log) -> telemetry::Settings {
+    use config::document::{LogFormat, LogLevel};
+    telemetry::Settings {
+        format: match log.format {
+            LogFormat::Auto => telemetry::Format::Auto,
+            LogFormat::Json => telemetry::Format::Json,
+            LogFormat::Text => telemetry::Format::Text,
+        },
+        level: match log.level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        },
+        access: if log.access { telemetry::Switch::On } else { telemetry::Switch::Off },
+        audit_file: log.audit_file.clone(),
+    }
+}
+
+fn endpoint_label(endpoint: bitbucket::Endpoint) -> labels::Endpoint {
+    match endpoint {
+        bitbucket::Endpoint::Exchange | bitbucket::Endpoint::Refresh => labels::Endpoint::Token,
+        bitbucket::Endpoint::User => labels::Endpoint::User,
+        bitbucket::Endpoint::Emails => labels::Endpoint::Emails,
+        bitbucket::Endpoint::Workspaces => labels::Endpoint::Workspaces,
+        bitbucket::Endpoint::Permission => labels::Endpoint::WorkspacePermission,
+    }
+}
+
+fn outcome_label(outcome: bitbucket::Outcome) -> labels::CallOutcome {
+    match outcome {
+        bitbucket::Outcome::Answered(status) => labels::CallOutcome::of(status.as_u16()),
+        bitbucket::Outcome::TimedOut => labels::CallOutcome::Timeout,
+        bitbucket::Outcome::Unreachable => labels::CallOutcome::Unreachable,
+        bitbucket::Outcome::Broken | bitbucket::Outcome::Abandoned => labels::CallOutcome::Other,
     }
 }
 

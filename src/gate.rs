@@ -29,7 +29,7 @@ use crate::telemetry::labels::CookieFault;
 /// What the gate is told by the configuration.
 pub struct Settings {
     /// Every route.
-    pub routes: Table<Arc<Route>>,
+    pub routes: Arc<Table<Arc<Route>>>,
     /// How long sessions live.
     pub session: session::Settings,
     /// How the cookie looks.

@@ -54,10 +54,8 @@ pub struct Edge {
     pub callback: Callback,
     /// Whose forwarded headers are believed. Default: nobody's.
     pub trusted_proxies: Vec<IpNet>,
-    /// Names that no client may send to an app, folded by [`fold`].
-    pub stripped: HashSet<Box<str>>,
-    /// Names that clients may send although they look like such: `strip_headers.keep`. Folded.
-    pub kept: HashSet<Box<str>>,
+    /// Names that no client may send to an app.
+    pub stripped: Stripped,
     /// Whom visitors may ask.
     pub contact: Option<Box<str>>,
     /// Whether refusals say which teams would open the door.
@@ -95,6 +93,36 @@ pub struct UpstreamTimeouts {
     pub read: Duration,
     /// Between two writes. Default 60 s.
     pub write: Duration,
+    /// How long an unused connection is kept. Zero: not at all.
+    pub idle: Duration,
+}
+
+/// Header names that no client may send to an app, folded by [`fold`].
+#[derive(Debug, Default)]
+pub struct Stripped {
+    exact: HashSet<Box<str>>,
+    families: Vec<Box<str>>,
+}
+
+impl Stripped {
+    /// From names as they are configured; one that ends in `*` means all that begin so.
+    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Stripped {
+        let mut stripped = Stripped::default();
+        for name in names {
+            match name.strip_suffix('*') {
+                Some(beginning) => stripped.families.push(fold(beginning).into()),
+                None => {
+                    stripped.exact.insert(fold(name).into());
+                }
+            }
+        }
+        stripped
+    }
+
+    /// Whether a name, folded, is one of them.
+    pub fn takes(&self, folded: &str) -> bool {
+        self.exact.contains(folded) || self.families.iter().any(|family| folded.starts_with(&**family))
+    }
 }
 
 impl Edge {
@@ -156,6 +184,16 @@ mod tests {
     fn names_that_an_app_cannot_tell_apart_are_one() {
         for name in ["X-Auth-User", "x_auth_user", "X.Auth_User", "X!Auth~User"] {
             assert_eq!(fold(name), "x-auth-user");
+        }
+    }
+
+    #[test]
+    fn a_family_takes_every_name_that_begins_so() {
+        let stripped = Stripped::new(["Remote-User", "X-Goog-*"].into_iter());
+        for (name, taken) in
+            [("remote_user", true), ("Remote-Users", false), ("x-goog-iap-jwt", true), ("X_Goog_Anything", true), ("x-google", false)]
+        {
+            assert_eq!(stripped.takes(&fold(name)), taken, "{name}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub struct Compiled {
     /// The routes in the order of the file, with what they match.
     pub routes: Vec<(Pattern, Arc<Route>)>,
     /// The same, ready to be searched.
-    pub table: Table<Arc<Route>>,
+    pub table: Arc<Table<Arc<Route>>>,
     /// What is doubtful but can be run.
     pub warnings: Problems,
 }
@@ -259,7 +259,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
         },
         shutdown_grace: document.shutdown_grace.0,
         routes: routes.into_iter().map(|found| (found.pattern, found.route)).collect(),
-        table,
+        table: Arc::new(table),
         warnings: Problems::default(),
     })
 }

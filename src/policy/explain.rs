@@ -3,6 +3,8 @@
 //! Owns: [`sentence`].
 //! Must not know: pages; what is shown to the person refused is [`Policy::wanted`] and lists nobody.
 
+use std::fmt;
+
 use super::{Decision, Doubt, Grounds, Policy, Reason};
 
 /// Says what was decided on `who` and why, for operators: it names people that the rule names. No full stop
@@ -29,6 +31,27 @@ pub fn sentence(decision: &Decision<'_>, policy: &Policy, who: &str) -> String {
             "cannot tell whether {who} may pass: the route shuts out {condition}, and Bitbucket has listed a team \
              without confirming the membership"
         ),
+    }
+}
+
+/// On which grounds, as a word or two for a log line.
+impl fmt::Display for Grounds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Grounds::Public => f.write_str("public"),
+            Grounds::SignedIn => f.write_str("signed-in"),
+            Grounds::Matched(condition) => condition.fmt(f),
+        }
+    }
+}
+
+/// For what reason, as a word or two for a log line.
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NothingMatched => f.write_str("no rule admits the account"),
+            Reason::Denied(condition) => write!(f, "denied: {condition}"),
+        }
     }
 }
 

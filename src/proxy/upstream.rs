@@ -19,37 +19,7 @@ use crate::gate::cookie::{self, pairs};
 use crate::route::upstream::{Scheme, Upstream};
 use crate::snapshot::{Edge, UpstreamTimeouts, fold};
 
-/// Names that say who a client is, or where it wanted to go, to some app or other: none may come from a client.
-/// The operator can add names and keep some.
-pub const LOOK_ALIKES: &[&str] = &[
-    "remote-user", "remote-name", "remote-email", "remote-groups", "x-remote-user", "x-remote-group",
-    "x-remote-extra", "x-user", "x-username", "x-user-id", "x-user-email", "x-email", "x-groups",
-    "x-auth-user", "x-auth-email", "x-auth-groups", "x-auth-name", "x-auth-username", "x-authenticated-user",
-    "x-authenticated-userid", "x-authenticated-groups", "x-authenticated-email",
-    "x-auth-request-user", "x-auth-request-email", "x-auth-request-groups", "x-auth-request-access-token",
-    "x-auth-request-preferred-username", "x-auth-request-redirect",
-    "x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username",
-    "x-forwarded-access-token", "x-forwarded-id-token", "x-forwarded-client-cert",
-    "x-pomerium-jwt-assertion", "x-pomerium-claim-email", "x-pomerium-claim-groups", "x-pomerium-claim-user",
-    "x-goog-iap-jwt-assertion", "x-goog-authenticated-user-email", "x-goog-authenticated-user-id",
-    "x-amzn-oidc-data", "x-amzn-oidc-identity", "x-amzn-oidc-accesstoken",
-    "cf-access-jwt-assertion", "cf-access-authenticated-user-email", "cf-connecting-ip", "true-client-ip",
-    "x-authentik-username", "x-authentik-email", "x-authentik-groups", "x-authentik-name", "x-authentik-uid",
-    "x-authentik-jwt", "x-vouch-user", "x-vouch-idp-claims", "x-webauth-user", "x-webauth-email",
-    "x-webauth-groups", "x-webauth-name", "x-webauth-role", "x-token-subject", "x-client-cert", "ssl-client-cert",
-    "ssl-client-s-dn", "x-ssl-client-cert", "x-ssl-client-s-dn", "x-ssl-client-verify",
-    "x-original-url", "x-original-uri", "x-original-host", "x-original-method", "x-rewrite-url",
-    "x-http-method", "x-http-method-override", "x-method-override", "x-real-ip", "x-client-ip",
-    "x-cluster-client-ip", "x-host", "x-forwarded-server", "x-forwarded-uri", "x-forwarded-method",
-    "x-forwarded-path", "x-forwarded-prefix", "x-forwarded-scheme", "x-forwarded-ssl", "front-end-https",
-    "x-url-scheme", "x-teamgate-assertion", "x-teamgate-groups-as-of",
-];
-
-/// Beginnings of such names: whole families of other gateways and of ours.
-pub const LOOK_ALIKE_FAMILIES: &[&str] =
-    &["x-teamgate-", "x-auth-request-", "x-pomerium-", "x-goog-", "cf-access-", "x-authentik-", "x-amzn-oidc-", "oidc-"];
-
-/// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed.
+/// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed on.
 const SET_BY_US: &[&str] = &[
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-request-id",
     "traceparent", "tracestate",
@@ -66,7 +36,7 @@ pub fn dress(
     outgoing: Option<&Outgoing>,
 ) -> Result<(), http::header::InvalidHeaderValue> {
     let inbound = Inbound::read(&request.headers, reading.via);
-    strip(request, edge, outgoing);
+    strip(request, edge);
     keep_apps_cookies(request, cookies)?;
     one_length(request);
     let arrival = &reading.arrival;
@@ -124,13 +94,8 @@ impl Inbound {
 }
 
 /// Takes off every field that an app could take for ours, under any spelling.
-fn strip(request: &mut RequestHeader, edge: &Edge, outgoing: Option<&Outgoing>) {
-    let ours = |folded: &str| {
-        edge.stripped.contains(folded)
-            || SET_BY_US.contains(&folded)
-            || LOOK_ALIKE_FAMILIES.iter().any(|family| folded.starts_with(family) && !edge.kept.contains(folded))
-            || outgoing.is_some_and(|outgoing| outgoing.headers.iter().any(|(name, _)| name == folded))
-    };
+fn strip(request: &mut RequestHeader, edge: &Edge) {
+    let ours = |folded: &str| SET_BY_US.contains(&folded) || edge.stripped.takes(folded);
     let gone: Vec<HeaderName> = request.headers.keys().filter(|name| ours(&fold(name.as_str()))).cloned().collect();
     for name in gone {
         request.remove_header(&name);
@@ -260,7 +225,6 @@ pub fn peer(upstream: &Upstream, address: SocketAddr, timeouts: &UpstreamTimeout
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(timeouts.read);
     peer.options.write_timeout = Some(timeouts.write);
-    // Below the 60 s after which most servers close a silent connection, so that we do not meet them doing it.
-    peer.options.idle_timeout = Some(Duration::from_secs(50));
+    peer.options.idle_timeout = Some(timeouts.idle);
     peer
 }
