@@ -9,9 +9,12 @@ pub mod check;
 pub mod compile;
 pub mod document;
 pub mod expand;
+mod misfit;
 pub mod node;
+pub mod places;
 pub mod problem;
 pub mod reference;
+mod refused;
 pub mod schema;
 pub mod value;
 mod words;
@@ -19,11 +22,12 @@ mod words;
 use std::fs;
 use std::path::Path;
 
-use check::{Checked, Places};
+use check::Checked;
 use compile::secret_text;
 use compile::{Compiled, Surroundings, compile};
 use document::Document;
 use expand::{Lookup, expand};
+use places::Places;
 use problem::{Place, Problem, Problems};
 
 /// Reads the file at `path`, and what it points to.

@@ -40,7 +40,15 @@ pub struct Problem {
 impl Problem {
     /// A problem with the value at `path`.
     pub fn new(place: Place, path: impl Into<String>, message: impl Into<String>) -> Problem {
-        Problem { place, path: path.into(), message: message.into() }
+        Problem { place, path: harmless(path.into()), message: harmless(message.into()) }
+    }
+}
+
+/// A key or value of the file must not move the cursor of the terminal that reads about it.
+fn harmless(text: String) -> String {
+    match text.contains(char::is_control) {
+        true => text.escape_debug().to_string(),
+        false => text,
     }
 }
 

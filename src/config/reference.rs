@@ -1,18 +1,18 @@
 //! The reference page of the configuration, written from the schema.
 //!
-//! Owns: [`reference`]. `docs/configuration.md` is its output; a test keeps the file current.
+//! Owns: [`reference()`]. `docs/configuration.md` is its output; a test keeps the file current.
 //! Must not know: how a file is read.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::check::NOT_YET;
 use super::compile::strip::BUILT_IN;
 use super::document::{
     Admin, Assertion, Bitbucket, Condition, Directory, Document, Listen, Log, Route, Session, Store,
     StripHeaders, UpstreamTimeouts,
 };
+use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
 use super::words;
 
@@ -77,12 +77,12 @@ pub fn reference(example: &str) -> Result<String, serde_json::Error> {
     for name in BUILT_IN {
         let _ = writeln!(page, "- `{name}`");
     }
-    page.push_str(REFUSED);
-    for (pattern, word, message) in NOT_YET {
-        let key = match (pattern.strip_prefix('.'), word) {
+    page.push_str(REFUSED_KEYS);
+    for Refused { path, word, message } in REFUSED {
+        let key = match (path.strip_prefix('.'), word) {
             (Some(key), _) => format!("`{key}` in a condition"),
-            (None, Some(word)) => format!("`{pattern}: {word}`"),
-            (None, None) => format!("`{pattern}`"),
+            (None, Some(word)) => format!("`{path}: {word}`"),
+            (None, None) => format!("`{path}`"),
         };
         let _ = writeln!(page, "| {key} | {message} |");
     }
@@ -167,7 +167,7 @@ was decided on. They are removed from every request, on public routes too, in an
 
 ";
 
-const REFUSED: &str = "
+const REFUSED_KEYS: &str = "
 ## Refused for now
 
 These are known and refused, because a setting that does nothing is worse than an error.

@@ -1,26 +1,29 @@
 //! Routes: what they match, who may pass, where they lead.
 //!
-//! Owns: the rules on `routes` and `bitbucket.teams`; building the table.
+//! Owns: the rules on `routes` and `bitbucket.teams`; building the table. Who may pass is in `rule`, what the
+//! app is told in `identity`.
 //! Must not know: how a route is found or decided.
+
+mod identity;
+mod rule;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderName;
 use url::Url;
 
 use super::hosts::{covers, host, leads_to};
 use super::{Cookie, Findings};
-use crate::config::document::{self, Access, Document, Groups, InPath};
-use crate::config::value::{self, show_duration};
+use crate::config::document::{self, Access, Document, InPath};
+use crate::config::value::show_duration;
 use crate::membership::{Group, TeamName};
-use crate::policy::Policy;
-use crate::policy::condition::{Condition, Conditions};
-use crate::route::identity_out::{GroupSelection, IdentityOut, PlainHeaders, Template};
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
 use crate::route::upstream::Upstream;
 use crate::route::{Route, Table};
+
+pub(super) use identity::forbidden;
 
 /// What routes must fit.
 pub(super) struct Gateway<'g> {
@@ -271,197 +274,7 @@ impl One<'_, '_> {
         }
     }
 
-    fn policy(&mut self) -> Option<Policy> {
-        let given: Vec<&str> =
-            ["teams", "allow", "access"].into_iter().filter(|key| self.mentions(key)).collect();
-        let deny = match &self.route.deny {
-            Some(list) if list.is_empty() => {
-                self.problem("deny", "an empty list denies nobody; remove it");
-                None
-            }
-            Some(list) => self.conditions("deny", list),
-            None if self.mentions("deny") => None,
-            None => Some(Conditions::default()),
-        };
-        match given.as_slice() {
-            [] => {
-                let path = self.path.clone();
-                self.findings.problem(
-                    path,
-                    "no rule says who may pass; add `teams: […]`, `access: signed-in` or `access: public`",
-                );
-                None
-            }
-            ["teams", "allow"] => {
-                self.problem("allow", "`teams` is the short form of `allow`; keep one of them");
-                None
-            }
-            [other, "access"] | [other, _, "access"] => {
-                self.problem("access", format!("`access` lets people pass without a rule, and there is one (`{other}`); keep one of them"));
-                None
-            }
-            ["access"] => Some(match self.route.access? {
-                Access::Public => Policy::Public,
-                Access::SignedIn => Policy::SignedIn { deny: deny? },
-            }),
-            ["teams"] => {
-                let allow = self.short_form();
-                Some(Policy::Rules { allow: allow?, deny: deny? })
-            }
-            _ => {
-                let list = self.route.allow.as_ref();
-                let allow = match list {
-                    Some(list) if list.is_empty() => {
-                        self.problem(
-                            "allow",
-                            "an empty list lets nobody in; name a team, or remove the route",
-                        );
-                        None
-                    }
-                    Some(list) => self.conditions("allow", list),
-                    None => None,
-                };
-                Some(Policy::Rules { allow: allow?, deny: deny? })
-            }
-        }
-    }
-
-    fn short_form(&mut self) -> Option<Conditions> {
-        let teams = self.route.teams.as_ref()?;
-        if teams.is_empty() {
-            self.problem("teams", "an empty list lets nobody in; name a team, or write `access: signed-in`");
-        }
-        for (index, group) in teams.iter().enumerate() {
-            let key = format!("teams[{index}]");
-            if teams.iter().take(index).any(|earlier| earlier == group) {
-                self.problem(&key, format!("`{}` is listed twice; keep one", group.0));
-            }
-            let path = self.at(&key);
-            self.group_can_match(&group.0, &path);
-        }
-        let list = teams.iter().map(|group| Condition::Group(group.0.clone())).collect();
-        self.parsed("teams", Conditions::new(list))
-    }
-
-    fn conditions(&mut self, key: &str, list: &[document::Condition]) -> Option<Conditions> {
-        let path = self.at(key);
-        let list = self.each(list, &path)?;
-        self.parsed(key, Conditions::new(list))
-    }
-
-    fn each(&mut self, list: &[document::Condition], path: &str) -> Option<Vec<Condition>> {
-        let found: Vec<_> = list
-            .iter()
-            .enumerate()
-            .map(|(index, one)| self.condition(one, &format!("{path}[{index}]")))
-            .collect();
-        found.into_iter().collect()
-    }
-
-    fn condition(&mut self, one: &document::Condition, path: &str) -> Option<Condition> {
-        let places = self.findings.places;
-        if places.is_broken(path) {
-            return None;
-        }
-        let keys = ["team", "account", "email", "email_domain", "all", "any", "not"];
-        let given: Vec<&str> =
-            keys.into_iter().filter(|key| places.mentions(&format!("{path}.{key}"))).collect();
-        let key = match given.as_slice() {
-            [key] => *key,
-            [] if places.is_strange(path) => return None,
-            [] => {
-                self.findings
-                    .problem(path, "says nothing; write `team: …`, `account: …` or another condition");
-                return None;
-            }
-            [first, second, ..] => {
-                self.findings.problem(path, format!(
-                    "has both `{first}` and `{second}`; write two entries if either will do, `all: [{{ {first}: … }}, {{ {second}: … }}]` if both must be so"
-                ));
-                return None;
-            }
-        };
-        let path = format!("{path}.{key}");
-        match key {
-            "team" => {
-                let value::Group(group) = one.team.clone()?;
-                self.group_can_match(&group, &path);
-                Some(Condition::Group(group))
-            }
-            "account" => Some(Condition::Account(one.account.clone()?.0)),
-            "email" => Some(Condition::Email(one.email.clone()?.0)),
-            "email_domain" => Some(Condition::EmailDomain(one.email_domain.clone()?.0)),
-            "all" | "any" => {
-                let list = if key == "all" { &one.all } else { &one.any };
-                let list = list.as_ref()?;
-                if list.is_empty() {
-                    self.findings.problem(
-                        path,
-                        "an empty list says nothing about anyone; name somebody in it, or remove it",
-                    );
-                    return None;
-                }
-                let inner = self.each(list, &path)?;
-                Some(if key == "all" { Condition::All(inner) } else { Condition::Any(inner) })
-            }
-            _ => Some(Condition::Not(Box::new(self.condition(one.not.as_deref()?, &path)?))),
-        }
-    }
-
-    /// A condition that never matches lets nobody in, or (denied) keeps nobody out: neither was meant.
-    fn group_can_match(&mut self, group: &Group, path: &str) {
-        capitals(&group.team, path, self.findings);
-        let bitbucket = &self.document.bitbucket;
-        if group.part.is_some()
-            && !bitbucket.include_team_groups
-            && self.findings.sound(&["bitbucket.include_team_groups"])
-        {
-            self.findings.problem(path, format!(
-                "`{group}` can never match while bitbucket.include_team_groups is off; set it to true, or write `{}`",
-                group.team
-            ));
-        }
-        let Some(teams) = &bitbucket.teams else { return };
-        if !teams.is_empty() && !teams.iter().any(|team| team.0 == group.team) {
-            self.findings.problem(path, format!(
-                "`{group}` can never match: `{}` is not among bitbucket.teams; add it there as it is written here",
-                group.team
-            ));
-        }
-    }
-
-    /// What a route says beyond its access must be able to mean something.
-    fn fits_its_access(&mut self, policy: Option<&Policy>) {
-        match policy {
-            Some(Policy::Public) => {
-                for key in ["deny", "max_age", "headers", "audience", "groups", "plain_headers"] {
-                    if self.mentions(key) {
-                        self.problem(key, format!("`{key}` means nothing where nobody is asked who they are; remove it, or write `access: signed-in`"));
-                    }
-                }
-            }
-            Some(Policy::SignedIn { .. })
-                if self.document.bitbucket.teams.is_none() && self.findings.sound(&["bitbucket.teams"]) =>
-            {
-                let path = self.at("access");
-                self.findings.warning(
-                    path,
-                    "any Bitbucket account in the world passes, since bitbucket.teams is not set",
-                );
-            }
-            _ => {}
-        }
-        let named =
-            policy.is_none_or(|policy| matches!(policy, Policy::Public) || policy.groups().next().is_some());
-        if self.route.groups == Groups::Matching && !named {
-            self.problem(
-                "groups",
-                "`matching` passes the groups that the rule names, and it names none; remove the line",
-            );
-        }
-    }
-
-    fn max_age(&mut self) -> Option<std::time::Duration> {
+    fn max_age(&mut self) -> Option<Duration> {
         let own = self.route.max_age.as_ref()?.0;
         let general = self.document.directory.max_age.0;
         if own > general && self.findings.sound(&["directory.max_age"]) {
@@ -491,76 +304,5 @@ impl One<'_, '_> {
             return None;
         }
         Some(upstream)
-    }
-
-    fn identity(&mut self) -> IdentityOut {
-        let route = self.route;
-        let mut headers = Vec::new();
-        for (name, template) in &route.headers {
-            let key = format!("headers.{name}");
-            let header: Option<HeaderName> = match name.parse() {
-                Ok(header) => Some(header),
-                Err(_) => {
-                    self.problem(&key, format!("`{name}` is no header name; use letters, digits and `-`"));
-                    None
-                }
-            };
-            let template: Option<Template> = self.parsed(&key, template.0.parse());
-            let (Some(header), Some(template)) = (header, template) else { continue };
-            if let Some(fault) = forbidden(&header).or_else(|| self.set_anyway(&header)) {
-                self.problem(&key, format!("`{name}` {fault}"));
-            }
-            headers.push((header, template));
-        }
-        IdentityOut {
-            audience: route.audience.as_ref().map(|audience| audience.0.clone()),
-            plain_headers: if route.plain_headers { PlainHeaders::Send } else { PlainHeaders::Omit },
-            headers,
-            groups: match route.groups {
-                Groups::All => GroupSelection::All,
-                Groups::Matching => GroupSelection::Matching,
-            },
-        }
-    }
-
-    fn set_anyway(&self, header: &HeaderName) -> Option<&'static str> {
-        let plain = ["user", "email", "groups", "preferred-username"];
-        match header.as_str().strip_prefix("x-forwarded-") {
-            _ if *header == self.document.assertion.header.0 => {
-                Some("carries the assertion; choose another name")
-            }
-            Some(rest) if plain.contains(&rest) && self.route.plain_headers => {
-                Some("is set by teamgate; write `plain_headers: false` to set it yourself")
-            }
-            Some(rest) if !plain.contains(&rest) => Some("is set by teamgate; choose another name"),
-            _ => None,
-        }
-    }
-}
-
-/// Why a header can carry nothing about an account: it belongs to the connection, frames the message, or is
-/// the request's own. A predicate.
-pub(super) fn forbidden(header: &HeaderName) -> Option<&'static str> {
-    match header.as_str() {
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "proxy-authenticate"
-        | "proxy-authorization" => {
-            Some("belongs to one connection and never reaches an app; choose another name")
-        }
-        "content-length" | "content-type" | "content-encoding" | "host" | "expect" | "date" => {
-            Some("is part of the request itself; choose another name")
-        }
-        "cookie" | "set-cookie" => Some("carries cookies; choose another name"),
-        "forwarded" | "x-request-id" | "traceparent" | "tracestate" => {
-            Some("is set by teamgate; choose another name")
-        }
-        name if name.starts_with("sec-") => Some("belongs to the browser; choose another name"),
-        _ => None,
     }
 }

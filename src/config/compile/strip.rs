@@ -1,6 +1,6 @@
 //! Header names that no app gets from outside, because some gateway or framework takes them for proof.
 //!
-//! Owns: the built-in list and [`effective`], the list as the file adjusts it. What teamgate itself sets
+//! Owns: the built-in list ([`BUILT_IN`]) and how the file adjusts it. What teamgate itself sets
 //! (`X-Forwarded-*`, the assertion, mapped headers) is always removed first and is no part of this list.
 //! Must not know: requests.
 

@@ -1,0 +1,83 @@
+//! What is known and refused: keys and words of the documented configuration that this version cannot act
+//! on. A setting that silently does nothing is worse than an error.
+//!
+//! Owns: [`REFUSED`], the table, and [`find`].
+//! Must not know: the schema.
+
+/// A key, or one word as the value of a key.
+pub(super) struct Refused {
+    /// Its path without indices; one that begins with a dot matches at the end of a path.
+    pub(super) path: &'static str,
+    /// The word, if others are fine.
+    pub(super) word: Option<&'static str>,
+    /// Why, and what to do instead: a sentence, or a predicate of the key or word (`is …`, `would …`).
+    pub(super) message: &'static str,
+}
+
+/// All of them.
+pub(super) const REFUSED: &[Refused] = &[
+    Refused {
+        path: "listen[].tls",
+        word: None,
+        message: "TLS is not supported yet; end it in a proxy in front and list that under `trusted_proxies`",
+    },
+    Refused {
+        path: "listen[].redirect_to_https",
+        word: None,
+        message: "is not supported yet; let the proxy that ends TLS redirect",
+    },
+    Refused {
+        path: "routes[].upstreams",
+        word: None,
+        message: "several upstreams are not supported yet; write one as `upstream: http://host:port`",
+    },
+    Refused { path: "store.kind", word: Some("redis"), message: "is not supported yet; use `embedded`" },
+    Refused {
+        path: "store.url",
+        word: None,
+        message: "is not supported yet; `kind: embedded` needs `path` only",
+    },
+    Refused {
+        path: "directory.budget",
+        word: None,
+        message: "is not supported yet; remove it: 429 answers of Bitbucket are obeyed",
+    },
+    Refused {
+        path: ".repository",
+        word: None,
+        message: "conditions on repositories are not supported yet; name a team or an account",
+    },
+    Refused {
+        path: ".permission",
+        word: None,
+        message: "conditions on repositories are not supported yet; remove it with its `repository`",
+    },
+    Refused {
+        path: "session.same_site",
+        word: Some("strict"),
+        message: "would keep the cookie back when the browser returns from Bitbucket, so that sign-in would never end; use `lax`",
+    },
+];
+
+/// Why the key at `path`, or `word` as its value, is refused.
+pub(super) fn find(path: &str, word: Option<&str>) -> Option<&'static str> {
+    let bare = without_indices(path);
+    let matches = |refused: &&Refused| {
+        let at_end = refused.path.starts_with('.') && bare.ends_with(refused.path);
+        refused.word == word && (at_end || bare == refused.path)
+    };
+    REFUSED.iter().find(matches).map(|refused| refused.message)
+}
+
+/// `routes[2].upstreams` → `routes[].upstreams`.
+fn without_indices(path: &str) -> String {
+    let mut within = false;
+    path.chars()
+        .filter(|c| {
+            within = within && *c != ']';
+            let keep = !within;
+            within = within || *c == '[';
+            keep
+        })
+        .collect()
+}
