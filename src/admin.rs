@@ -195,7 +195,7 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     typed(status, "application/problem+json", body.to_string())
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: impl Into<axum::body::Body>) -> Response {
+fn typed(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
 }
 

@@ -1,1 +1,180 @@
-//! cli (to come).
+//! The command line: `run | dev | validate | explain | version`.
+//!
+//! Owns: arguments, what goes to the terminal, which exit code a failure gets.
+//! Must not know: how anything is done.
+
+mod explain;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::app::{self, App};
+use crate::config::compile::Compiled;
+use crate::config::problem::Problems;
+use crate::config::{self};
+use crate::telemetry;
+
+/// A reverse-proxy authentication gateway for teams on Bitbucket Cloud.
+#[derive(Parser)]
+#[command(name = "teamgate", version = telemetry::VERSION, disable_version_flag = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve.
+    Run(ConfigFile),
+    /// Try it: a pretend Bitbucket, a demo app and the gateway, on this machine only.
+    #[cfg(feature = "dev")]
+    Dev(Dev),
+    /// Check a configuration and print every problem.
+    Validate(ConfigFile),
+    /// Say which route a request meets, and who may pass it.
+    Explain(explain::Explain),
+    /// Print version, commit and what speaks TLS.
+    Version,
+}
+
+/// Which configuration.
+#[derive(Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "TEAMGATE_CONFIG", default_value = "teamgate.yaml")]
+    config: PathBuf,
+}
+
+#[cfg(feature = "dev")]
+#[derive(Args)]
+struct Dev {
+    /// Where the gateway listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: std::net::SocketAddr,
+    /// Where metrics and health are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin: std::net::SocketAddr,
+    /// Where the pretend Bitbucket is
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7990")]
+    bitbucket: std::net::SocketAddr,
+}
+
+/// Why a command failed, and with it the exit code.
+#[derive(Debug)]
+pub enum Failure {
+    /// 1: the configuration, every problem of it.
+    Config(Problems),
+    /// 1: something that was typed, or asked for.
+    Input(String),
+    /// 3: it could not run.
+    Running(String),
+}
+
+impl Failure {
+    /// Prints it to stderr, a problem a line, and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let mut stderr = io::stderr().lock();
+        // Nobody is left to tell when stderr is closed.
+        let (written, code) = match self {
+            Failure::Config(problems) => (writeln!(stderr, "{problems}"), 1),
+            Failure::Input(problem) => (writeln!(stderr, "teamgate: {problem}"), 1),
+            Failure::Running(problem) => (writeln!(stderr, "teamgate: {problem}"), 3),
+        };
+        let _ = written;
+        ExitCode::from(code)
+    }
+}
+
+impl From<app::Error> for Failure {
+    fn from(error: app::Error) -> Failure {
+        Failure::Running(error.to_string())
+    }
+}
+
+/// Does what the arguments say.
+///
+/// # Errors
+///
+/// What went wrong, for `main` to report.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run(file) => serve(&file),
+        #[cfg(feature = "dev")]
+        Command::Dev(dev) => demonstrate(&dev),
+        Command::Validate(file) => validate(&file),
+        Command::Explain(explain) => explain.run(),
+        Command::Version => {
+            let (version, commit) = (telemetry::VERSION, telemetry::COMMIT);
+            say(&format!("teamgate {version} ({commit})\nTLS: rustls, crypto: aws-lc-rs\n"))
+        }
+    }
+}
+
+fn load(file: &ConfigFile) -> Result<Compiled, Failure> {
+    let compiled = config::load(&file.config, &|name| std::env::var(name).ok()).map_err(Failure::Config)?;
+    for warning in compiled.warnings.lines() {
+        // Said once, at start; nobody is left to tell when stderr is closed.
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    Ok(compiled)
+}
+
+fn serve(file: &ConfigFile) -> Result<(), Failure> {
+    let compiled = load(file)?;
+    telemetry::log::report_panics();
+    let addresses: Vec<String> = compiled.listen.iter().map(ToString::to_string).collect();
+    let ready = format!(
+        "teamgate {}: {} routes on {}, for {}; metrics and health on {}",
+        telemetry::VERSION,
+        compiled.routes.len(),
+        addresses.join(", "),
+        compiled.external_url.origin().ascii_serialization(),
+        compiled.admin.address
+    );
+    let app = App::build(compiled, fingerprint(file))?;
+    app.serve(|| {
+        let _ = writeln!(io::stderr(), "{ready}");
+    })?;
+    Ok(())
+}
+
+/// The start of the SHA-256 of the file: what the audit log and metrics call this configuration.
+fn fingerprint(file: &ConfigFile) -> String {
+    let text = std::fs::read(&file.config).unwrap_or_default();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+    hash.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(feature = "dev")]
+fn demonstrate(dev: &Dev) -> Result<(), Failure> {
+    use crate::dev::{self, Addresses};
+
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "starting …\r");
+    }
+    let addresses = Addresses { listen: dev.listen, admin: dev.admin, bitbucket: dev.bitbucket };
+    dev::run(addresses, |welcome| {
+        let _ = say(welcome);
+    })
+    .map_err(|error| match error {
+        dev::Error::NotLoopback(_) => Failure::Input(error.to_string()),
+        error => Failure::Running(error.to_string()),
+    })
+}
+
+fn validate(file: &ConfigFile) -> Result<(), Failure> {
+    let compiled = load(file)?;
+    say(&format!("{}: {} routes, no problems\n", file.config.display(), compiled.routes.len()))
+}
+
+/// Prints to stdout.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::Running(format!("stdout cannot be written: {error}")))
+}

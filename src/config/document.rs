@@ -179,14 +179,14 @@ impl std::fmt::Debug for Bitbucket {
 #[serde(default, deny_unknown_fields)]
 pub struct Directory {
     /// Teams of accounts in use are asked again, in the background, at this age.
-    #[schemars(extend("x-min" = "10s", "x-max" = "24h"))]
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub refresh_after: Span,
     /// Name, mail address and status of an account are asked again at this age; who is deactivated is signed
     /// out.
-    #[schemars(extend("x-min" = "5m", "x-max" = "7d"))]
+    #[schemars(extend("x-min" = "1s", "x-max" = "7d"))]
     pub profile_after: Span,
     /// An answer older than this is not believed: the request waits for a new one, or gets 503.
-    #[schemars(extend("x-min" = "30s", "x-max" = "24h"))]
+    #[schemars(extend("x-min" = "2s", "x-max" = "24h"))]
     pub max_age: Span,
     /// While Bitbucket is down (not: while it says no), answers up to this age are believed.
     #[schemars(extend("x-min" = "0s", "x-max" = "7d"))]
@@ -209,10 +209,10 @@ impl Default for Directory {
 #[serde(default, deny_unknown_fields)]
 pub struct Session {
     /// From sign-in to the end, used or not.
-    #[schemars(extend("x-min" = "5m", "x-max" = "90d"))]
+    #[schemars(extend("x-min" = "10s", "x-max" = "90d"))]
     pub lifetime: Span,
     /// From the last request to the end; at most `lifetime`.
-    #[schemars(extend("x-min" = "1m", "x-max" = "90d"))]
+    #[schemars(extend("x-min" = "1s", "x-max" = "90d"))]
     pub idle: Span,
     /// A parent domain of all hosts, whose cookie then serves them all. Unless given, the cookie belongs to
     /// one host alone, which is safer.
@@ -446,7 +446,7 @@ pub struct Route {
     /// … unless one of these matches: deny wins.
     pub deny: Option<Vec<Condition>>,
     /// Stricter freshness than `directory.max_age`.
-    #[schemars(extend("x-min" = "10s", "x-max" = "24h"))]
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub max_age: Option<Span>,
     /// The app: scheme, host and port.
     #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.5:8080"]))]

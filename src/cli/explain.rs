@@ -1,0 +1,161 @@
+//! `teamgate explain`: which route a request meets, which rule decides, and why. Offline: what an account is
+//! in is said on the command line.
+//!
+//! Owns: the hypothetical account. Must not know: how routes are found or rules decide; it asks.
+
+use clap::Args;
+use http::Method;
+use serde_json::json;
+use url::Url;
+
+use super::{ConfigFile, Failure, load, say};
+use crate::clock::Timestamp;
+use crate::config::compile::Compiled;
+use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use crate::membership::{Group, Membership, Role, Team, TeamName};
+use crate::policy::explain::sentence;
+use crate::policy::{Decision, Subject, decide};
+use crate::route::host::canonical_host;
+use crate::route::target::canonical;
+
+#[derive(Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The address that is asked for
+    #[arg(long, value_name = "URL")]
+    url: Url,
+    /// The method
+    #[arg(long, default_value = "GET")]
+    method: Method,
+    /// Groups that the account is in, as rules name them: `acme,ops/administrators`
+    #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
+    groups: Vec<Group>,
+    /// The account's uuid; without this and without --groups nobody is signed in
+    #[arg(long, value_name = "UUID")]
+    account: Option<AccountId>,
+    /// The account's primary and confirmed e-mail address
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Explain {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let compiled = load(&self.file)?;
+        let host = self.url.host_str().unwrap_or_default();
+        let host = canonical_host(host).map_err(|refusal| Failure::Input(format!("--url: {refusal}")))?;
+        // As it would be sent: without the fragment, which browsers keep to themselves.
+        let raw = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
+        let target = canonical(raw.as_bytes()).map_err(|refusal| Failure::Input(format!("400: {refusal}")))?;
+        let who = self.person()?;
+        let Some(route) = compiled.table.find(&host.name, &target.path, &self.method) else {
+            return self.answer(
+                &format!("{} {} → no route: 404.", self.method, self.url),
+                &json!({ "route": null, "decision": "no_route" }),
+            );
+        };
+        if let Err(refusal) = target.allowed_by(route.allow_in_path) {
+            return self.answer(
+                &format!("{} {} → route `{}` (line {}): 400. {refusal}", self.method, self.url, route.name, route.line),
+                &json!({ "route": route.name, "line": route.line, "decision": "bad_request", "reason": refusal.to_string() }),
+            );
+        }
+        let subject = match &who {
+            None => Subject::Anonymous,
+            Some((identity, membership)) => Subject::Account { identity, membership },
+        };
+        let decision = decide(&route.policy, subject);
+        let decision = match (&decision, &who) {
+            // Whoever is in no team that may sign in has no session to begin with.
+            (Decision::Allow(_), Some((_, membership))) if is_outside(&compiled, membership) && !is_public(route) => {
+                return self.answer(
+                    &format!(
+                        "{} {} → route `{}` (line {}). The account could not sign in: it is in none of bitbucket.teams.",
+                        self.method, self.url, route.name, route.line
+                    ),
+                    &json!({ "route": route.name, "line": route.line, "decision": "deny", "reason": "in none of bitbucket.teams" }),
+                );
+            }
+            _ => decision,
+        };
+        let name = match (&self.account, &who) {
+            (_, None) => "Nobody (not signed in)".to_owned(),
+            (Some(account), _) => format!("Account {account}"),
+            (None, _) => "The account".to_owned(),
+        };
+        let sentence = sentence(&decision, &route.policy, &name);
+        let fresh = match (route.max_age, is_public(route)) {
+            (Some(own), false) => format!(" Memberships older than {} s are not believed here.", own.as_secs()),
+            _ => String::new(),
+        };
+        self.answer(
+            &format!("{} {} → route `{}` (line {}). {sentence}.{fresh}", self.method, self.url, route.name, route.line),
+            &json!({ "route": route.name, "line": route.line, "decision": word(&decision), "explanation": sentence }),
+        )
+    }
+
+    fn answer(&self, words: &str, data: &serde_json::Value) -> Result<(), Failure> {
+        if self.json { say(&format!("{data}\n")) } else { say(&format!("{words}\n")) }
+    }
+
+    /// The account as it is said to be; `None` for nobody.
+    fn person(&self) -> Result<Option<(VerifiedIdentity, Membership)>, Failure> {
+        if self.groups.is_empty() && self.account.is_none() && self.email.is_none() {
+            return Ok(None);
+        }
+        let email = match &self.email {
+            None => None,
+            Some(text) => Some(Email::parse(text).ok_or_else(|| Failure::Input(format!("--email: `{text}` is no address")))?),
+        };
+        let claims = Claims {
+            account: self.account.unwrap_or(AccountId::from_bytes([0; 16])),
+            display_name: "the account".into(),
+            nickname: None,
+            email,
+        };
+        Ok(Some((VerifiedIdentity::vouched_for(claims), Membership::new(Timestamp::from_unix_millis(0), self.teams()))))
+    }
+
+    /// One team for each that a group names. Slugs get made-up uuids and uuids made-up slugs: rules compare
+    /// what they name.
+    fn teams(&self) -> Vec<Team> {
+        let mut teams: Vec<Team> = Vec::new();
+        for (place, group) in self.groups.iter().enumerate() {
+            let administers = group.part == Some(Role::Administrator);
+            let role = if administers { Role::Administrator } else { Role::Member };
+            if let Some(known) = teams.iter_mut().find(|team| team.is_named(&group.team)) {
+                known.role = known.role.max(role);
+                continue;
+            }
+            let mut made_up = [0xff; 16];
+            made_up[..8].copy_from_slice(&(place as u64).to_be_bytes());
+            let (slug, id) = match &group.team {
+                TeamName::Slug(slug) => (slug.clone(), TeamId::from_bytes(made_up)),
+                TeamName::Id(id) => (id.to_string().into(), *id),
+            };
+            teams.push(Team { slug, id, role, confirmed: true });
+        }
+        teams
+    }
+}
+
+fn is_outside(compiled: &Compiled, membership: &Membership) -> bool {
+    let listed = compiled.directory.teams.as_deref();
+    listed.is_some_and(|listed| !listed.iter().any(|name| membership.teams().iter().any(|team| team.is_named(name))))
+}
+
+fn is_public(route: &crate::route::Route) -> bool {
+    route.policy == crate::policy::Policy::Public
+}
+
+fn word(decision: &Decision<'_>) -> &'static str {
+    match decision {
+        Decision::Allow(_) => "allow",
+        Decision::AskSignIn => "sign_in",
+        Decision::Deny(_) => "deny",
+        Decision::CannotTell(_) => "cannot_tell",
+    }
+}
