@@ -213,7 +213,7 @@ mod tests {
 
     fn admin(token: Option<&str>, probes: Probes) -> Result<Admin, Box<dyn Error>> {
         Ok(Admin {
-            settings: Settings { token: token.map(|token| Secret::new(token.to_owned())) },
+            settings: Settings { token: token.map(|token| Arc::new(Secret::new(token.to_owned()))) },
             probes: Arc::new(probes),
             metrics: Telemetry::unheard()?.metrics,
             jwks: Box::new(|| Bytes::from_static(br#"{"keys":[]}"#)),

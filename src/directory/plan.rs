@@ -160,7 +160,7 @@ mod tests {
     fn a_failed_account_waits_its_turn() {
         let mut one = account(1, 0, 900);
         one.not_before = at(1_000);
-        assert_eq!(due([one].into_iter(), &AGES, at(999), 9), []);
+        assert_eq!(due([one].into_iter(), &AGES, at(999), 9), [] as [u8; 0]);
         assert_eq!(due([one].into_iter(), &AGES, at(1_000), 9), [1]);
         assert_eq!(retry_after(1), Duration::from_secs(5));
         assert_eq!(retry_after(3), Duration::from_secs(20));
@@ -171,7 +171,7 @@ mod tests {
     fn jitter_asks_early_never_late() {
         let mut one = account(1, 0, 300);
         one.spread = 255;
-        assert_eq!(due([one].into_iter(), &AGES, at(262), 9), []);
+        assert_eq!(due([one].into_iter(), &AGES, at(262), 9), [] as [u8; 0]);
         assert_eq!(due([one].into_iter(), &AGES, at(263), 9), [1]);
     }
 }
