@@ -51,7 +51,8 @@ impl FromStr for TeamName {
             return text.parse().map(TeamName::Id).map_err(|_| BadName::BadUuid(text.to_owned()));
         }
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if text.bytes().all(plain) {
+        // `.` and `..` would be steps in the path of a question to Bitbucket.
+        if text.bytes().all(plain) && !matches!(text, "." | "..") {
             Ok(TeamName::Slug(text.into()))
         } else {
             Err(BadName::BadSlug(text.to_owned()))
@@ -279,6 +280,7 @@ mod tests {
         assert_eq!("acme/interns".parse::<Group>(), Err(BadName::UnknownGroup("acme/interns".to_owned())));
         assert_eq!("".parse::<Group>(), Err(BadName::Empty));
         assert_eq!("my team".parse::<Group>(), Err(BadName::BadSlug("my team".to_owned())));
+        assert_eq!("..".parse::<Group>(), Err(BadName::BadSlug("..".to_owned())));
         assert_eq!("{x}".parse::<Group>(), Err(BadName::BadUuid("{x}".to_owned())));
     }
 }

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
@@ -120,10 +119,6 @@ pub fn router(services: Services, callback: &str) -> Router {
                 if &*asked.arrival.path == "/.teamgate/logout" { &["GET", "HEAD", "POST"] } else { &["GET", "HEAD"] };
             own(render::method_not_allowed(&asked.common(), allowed, asked.shape()))
         })
-        .layer(map_response(async |mut response: Response| {
-            response.headers_mut().remove(http::header::CONTENT_LENGTH);
-            response
-        }))
         .with_state(services)
 }
 

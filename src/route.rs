@@ -58,7 +58,15 @@ pub struct Table<T> {
     /// By suffix, from its dot.
     wildcards: HashMap<Box<str>, Paths>,
     any_host: Paths,
+    serves: Serves,
     values: Vec<T>,
+}
+
+/// Whether some pattern is for any host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Serves {
+    NamedHosts,
+    AnyHost,
 }
 
 /// Two patterns match the same requests, and nothing tells which of them is meant. Places in the list that
@@ -83,9 +91,13 @@ impl<T> Table<T> {
             exact_hosts: HashMap::new(),
             wildcards: HashMap::new(),
             any_host: Paths::default(),
+            serves: Serves::NamedHosts,
             values: Vec::with_capacity(entries.len()),
         };
         for (place, (pattern, value)) in entries.into_iter().enumerate() {
+            if pattern.host == HostPattern::Any {
+                table.serves = Serves::AnyHost;
+            }
             let paths = match pattern.host {
                 HostPattern::Any => &mut table.any_host,
                 HostPattern::Exact(host) => table.exact_hosts.entry(host).or_default(),
@@ -113,6 +125,11 @@ impl<T> Table<T> {
     /// not turn every site of the world into one of ours, as a place to return to after sign-in.
     pub fn names(&self, host: &str) -> bool {
         self.exact_hosts.contains_key(host) || self.wildcards_for(host).next().is_some()
+    }
+
+    /// Whether some request to `host` can match: it is named, or there is a pattern for any host.
+    pub fn serves(&self, host: &str) -> bool {
+        self.serves == Serves::AnyHost || self.names(host)
     }
 
     /// What all patterns lead to, in the order they were given in.

@@ -164,7 +164,7 @@ impl Snapshot {
     pub fn serves(&self, host: &str) -> bool {
         host == &*self.edge.callback.host
             || self.edge.external_url.host_str() == Some(host)
-            || (self.login.serves)(host)
+            || self.gate.routes.serves(host)
     }
 }
 

@@ -180,6 +180,9 @@ fn refusal(endpoint: Endpoint, said: &BasicErrorResponse) -> Kind {
         // Ours to mend: what we sent did not arrive as a form.
         (Said::InvalidGrant, _) if about("unsupported grant type") => Kind::Unexpected,
         (Said::InvalidClient, _) => Kind::ClientRefused,
+        // What Bitbucket says to a client that did not authenticate, whatever it asked for: every session would
+        // end over a mistyped secret if this were read as the end of a grant.
+        (Said::UnauthorizedClient, _) if about("must be authenticated") => Kind::ClientRefused,
         (Said::InvalidGrant | Said::UnauthorizedClient, Endpoint::Refresh) => Kind::GrantDead,
         (Said::InvalidRequest, Endpoint::Refresh) if about("refresh_token") || about("refresh token") => {
             Kind::GrantDead
@@ -232,6 +235,12 @@ mod tests {
         for (endpoint, error, description, kind) in [
             (exchange, "unauthorized_client", "Requests must be authenticated", Kind::ClientRefused),
             (refresh, "unauthorized_client", "Invalid OAuth client credentials", Kind::GrantDead),
+            (
+                refresh,
+                "unauthorized_client",
+                "Requests must be authenticated using OAuth client credentials",
+                Kind::ClientRefused,
+            ),
             (exchange, "invalid_client", "", Kind::ClientRefused),
             (refresh, "invalid_client", "", Kind::ClientRefused),
             (exchange, "invalid_grant", "", Kind::CodeRefused),

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn the_most_recently_used_are_asked_about_first_and_the_unused_not_at_all() {
-        let accounts = [account(1, 0, 4_000), account(2, 0, 4_500), account(3, 4_400, 4_500), account(4, 0, 100)];
+        let accounts =
+            [account(1, 0, 4_000), account(2, 0, 4_500), account(3, 4_400, 4_500), account(4, 0, 100)];
         assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 9), [2, 1]);
         assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 1), [2]);
     }
@@ -160,7 +161,7 @@ mod tests {
     fn a_failed_account_waits_its_turn() {
         let mut one = account(1, 0, 900);
         one.not_before = at(1_000);
-        assert_eq!(due([one].into_iter(), &AGES, at(999), 9), [0_u8; 0]);
+        assert_eq!(due([one].into_iter(), &AGES, at(999), 9), [] as [u8; 0]);
         assert_eq!(due([one].into_iter(), &AGES, at(1_000), 9), [1]);
         assert_eq!(retry_after(1), Duration::from_secs(5));
         assert_eq!(retry_after(3), Duration::from_secs(20));
@@ -171,7 +172,7 @@ mod tests {
     fn jitter_asks_early_never_late() {
         let mut one = account(1, 0, 300);
         one.spread = 255;
-        assert_eq!(due([one].into_iter(), &AGES, at(262), 9), [0_u8; 0]);
+        assert_eq!(due([one].into_iter(), &AGES, at(262), 9), [] as [u8; 0]);
         assert_eq!(due([one].into_iter(), &AGES, at(263), 9), [1]);
     }
 }

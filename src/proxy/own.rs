@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use http::header::CONTENT_LENGTH;
 use http::{Method, Request, Response, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -100,8 +101,10 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     for (name, value) in &parts.headers {
         header.append_header(name.clone(), value.clone())?;
     }
-    if !header.headers.contains_key(http::header::CONTENT_LENGTH) {
-        header.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
+    // A HEAD is told the length of what it did not get, or nothing; a gRPC answer has no message to announce.
+    let length_known = header.headers.contains_key(CONTENT_LENGTH) || header.headers.contains_key("grpc-status");
+    if !length_known && !without_body {
+        header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
     session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
     if !without_body && !body.is_empty() {
