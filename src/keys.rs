@@ -97,13 +97,6 @@ impl Keyring {
         Keyring::from_keys(&[Secret::new(entropy.bytes())])
     }
 
-    /// As [`Keyring::ephemeral`], for tests that are about something else.
-    #[cfg(test)]
-    #[expect(clippy::expect_used, reason = "a test that cannot draw a key has nothing to say")]
-    pub(crate) fn for_tests() -> Keyring {
-        Keyring::ephemeral(&Entropy::system()).expect("one key makes a ring")
-    }
-
     /// The names of the keys, the sealing one first.
     pub fn ids(&self) -> impl ExactSizeIterator<Item = KeyId> {
         self.keys.iter().map(sealing::Subkeys::id)
