@@ -1,9 +1,10 @@
-//! The command line: `run | dev | validate | explain | version`.
+//! The command line: `run | dev | validate | explain | health | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
 
 mod explain;
+mod health;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ enum Command {
     Validate(ConfigFile),
     /// Say which route a request meets, and who may pass it.
     Explain(explain::Explain),
+    /// Ask a running gateway whether it is alive: exit code 0 if so, 1 if not.
+    Health(health::Health),
     /// Print version, commit and what speaks TLS.
     Version,
 }
@@ -106,6 +109,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(dev) => demonstrate(&dev),
         Command::Validate(file) => validate(&file),
         Command::Explain(explain) => explain.run(),
+        Command::Health(health) => health.run(),
         Command::Version => {
             let (version, commit) = (telemetry::VERSION, telemetry::COMMIT);
             say(&format!("teamgate {version} ({commit})\nTLS: rustls, crypto: aws-lc-rs\n"))
