@@ -5,7 +5,7 @@
 
 mod explain;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -150,6 +150,8 @@ fn fingerprint(file: &ConfigFile) -> String {
 
 #[cfg(feature = "dev")]
 fn demonstrate(dev: &Dev) -> Result<(), Failure> {
+    use std::io::IsTerminal;
+
     use crate::dev::{self, Addresses};
 
     if io::stderr().is_terminal() {
