@@ -1,9 +1,10 @@
-//! The command line: `run | dev | validate | explain | keys | version`.
+//! The command line: `run | dev | validate | explain | keys | health | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
 
 mod explain;
+mod health;
 mod keys;
 
 use std::io::{self, Write};
@@ -39,6 +40,8 @@ enum Command {
     Explain(explain::Explain),
     /// Make, list and rotate the keys of a secret file.
     Keys(keys::Keys),
+    /// Ask a running gateway whether it is alive: exit code 0 if so, 1 if not.
+    Health(health::Health),
     /// Print version, commit and what speaks TLS.
     Version,
 }
@@ -110,6 +113,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Validate(file) => validate(&file),
         Command::Explain(explain) => explain.run(),
         Command::Keys(keys) => keys.run(),
+        Command::Health(health) => health.run(),
         Command::Version => {
             let (version, commit) = (telemetry::VERSION, telemetry::COMMIT);
             say(&format!("teamgate {version} ({commit})\nTLS: rustls, crypto: aws-lc-rs\n"))

@@ -10,7 +10,7 @@ use teamgate::{cli, keys};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // First thing: Pingora would install another provider, and jsonwebtoken panics without one.
+    // First thing: Pingora would install another provider.
     keys::install_crypto_providers();
     match cli::run(cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

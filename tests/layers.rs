@@ -3,6 +3,8 @@
 //!
 //! The rules are functions of a text, so that each is shown to bite on a text that breaks it.
 
+#[path = "layers/dependencies.rs"]
+mod dependencies;
 #[path = "layers/source.rs"]
 mod source;
 

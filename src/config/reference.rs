@@ -91,7 +91,7 @@ pub fn reference(example: &str) -> Result<String, serde_json::Error> {
 
 fn row(page: &mut String, key: &str, rule: &Value, required: bool) {
     let mut kind = match resolve(rule)["type"].as_str() {
-        Some("object") if rule.get("$ref").is_some() => format!("[mapping](#{key})"),
+        Some("object") if rule.get("$ref").is_some() => format!("[mapping](#{})", anchor(rule)),
         Some("object") => "mapping of text".to_owned(),
         _ => words::of_rule(rule),
     };
@@ -116,6 +116,14 @@ fn row(page: &mut String, key: &str, rule: &Value, required: bool) {
         let _ = write!(meaning, "<br>Also: `{alias}`");
     }
     let _ = writeln!(page, "| `{key}` | {kind} | {default} | {meaning} |");
+}
+
+/// The heading of the section that describes what `rule` refers to, as links spell it.
+fn anchor(rule: &Value) -> String {
+    let definition = rule["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/"));
+    let heading = sections().into_iter().find(|section| section.definition == definition);
+    let title = heading.map(|section| section.title.replace(' ', "-")).unwrap_or_default();
+    title.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
 }
 
 fn shown(example: &Value) -> String {
