@@ -135,9 +135,9 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
     telemetry::log::report_panics();
     let addresses: Vec<String> = compiled.listen.iter().map(ToString::to_string).collect();
     let ready = format!(
-        "teamgate {}: {} routes on {}, for {}; metrics and health on {}",
+        "teamgate {}: {} on {}, for {}; metrics and health on {}",
         telemetry::VERSION,
-        compiled.routes.len(),
+        routes(&compiled),
         addresses.join(", "),
         compiled.external_url.origin().ascii_serialization(),
         compiled.admin.address
@@ -177,11 +177,14 @@ fn demonstrate(dev: &Dev) -> Result<(), Failure> {
 
 fn validate(file: &ConfigFile) -> Result<(), Failure> {
     let compiled = load(file)?;
-    let routes = match compiled.routes.len() {
+    say(&format!("{}: {}, no problems\n", file.config.display(), routes(&compiled)))
+}
+
+fn routes(compiled: &Compiled) -> String {
+    match compiled.routes.len() {
         1 => "1 route".to_owned(),
         several => format!("{several} routes"),
-    };
-    say(&format!("{}: {routes}, no problems\n", file.config.display()))
+    }
 }
 
 /// Prints to stdout.

@@ -88,8 +88,6 @@ pub enum Condition {
 /// Why the last question went unanswered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trouble {
-    /// When the first of the failures in a row was.
-    pub since: Timestamp,
     /// Not to be asked again before this moment.
     pub not_before: Timestamp,
     /// Whether Bitbucket is down, as opposed to saying something we cannot use.
@@ -164,8 +162,8 @@ pub enum Answer {
     Known(Arc<Known>),
     /// Nobody can say right now. Never to be read as yes.
     CannotTell {
-        /// Since when Bitbucket has not answered about this account.
-        since: Timestamp,
+        /// When Bitbucket last answered about this account.
+        last_answer: Timestamp,
         /// When it is worth asking again.
         retry_after: Duration,
     },
@@ -296,10 +294,10 @@ impl Directory {
         match self.believed(account, settings, route_max_age, now) {
             Some(known) => Answer::Known(known),
             None => {
-                let trouble = account.trouble();
                 Answer::CannotTell {
-                    since: trouble.map_or(account.known().membership.as_of(), |trouble| trouble.since),
-                    retry_after: trouble
+                    last_answer: account.known().membership.as_of(),
+                    retry_after: account
+                        .trouble()
                         .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
                         .clamp(Duration::from_secs(1), Duration::from_secs(60)),
                 }
@@ -523,10 +521,10 @@ mod tests {
         assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
         assert!(matches!(place.answer(&ann, 3_600).await, Answer::CannotTell { .. }));
         // Asked again at once, it does not bother Bitbucket again: it says when to come back.
-        let Answer::CannotTell { retry_after, since } = place.answer(&ann, 3_601).await else {
+        let Answer::CannotTell { retry_after, last_answer } = place.answer(&ann, 3_601).await else {
             return Err("an answer from nobody".into());
         };
-        assert_eq!((retry_after, since), (Duration::from_secs(4), at(3_600)));
+        assert_eq!((retry_after, last_answer), (Duration::from_secs(4), at(0)));
         assert_eq!(ann.condition(), Condition::Good);
         Ok(())
     }

@@ -82,7 +82,9 @@ impl Verdict {
             }),
             Verdict::Deny(denied) => Some(denied.reason()),
             Verdict::CannotTell(doubt) => Some(match doubt.missing {
-                Missing::Membership(since) => format!("no membership young enough since {since}").into(),
+                Missing::Membership { last_answer } => {
+                    format!("the last answer about the account is of {last_answer}").into()
+                }
                 Missing::Store => "the session store does not answer".into(),
             }),
         }
@@ -192,8 +194,11 @@ pub struct CannotTell {
 /// What is missing for a decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
-    /// Bitbucket has not answered about this account since then.
-    Membership(Timestamp),
+    /// A membership that is young enough.
+    Membership {
+        /// When Bitbucket last answered about the account.
+        last_answer: Timestamp,
+    },
     /// The session store does not answer.
     Store,
 }
@@ -248,8 +253,8 @@ impl Gate {
             Answer::Ended => {
                 return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie });
             }
-            Answer::CannotTell { since, retry_after } => {
-                let missing = Missing::Membership(since);
+            Answer::CannotTell { last_answer, retry_after } => {
+                let missing = Missing::Membership { last_answer };
                 return Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after });
             }
         };
@@ -265,7 +270,7 @@ impl Gate {
             Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who) }),
             Decision::Deny(_) => Verdict::Deny(Denied { route, who, outside: Outside::OfThisRule }),
             Decision::CannotTell(_) => {
-                let missing = Missing::Membership(who.known.membership.as_of());
+                let missing = Missing::Membership { last_answer: who.known.membership.as_of() };
                 Verdict::CannotTell(CannotTell { route, missing, retry_after: Duration::from_secs(10) })
             }
             Decision::AskSignIn => Verdict::SignIn(SignIn { route, why: Nobody::DeadCookie }),

@@ -162,9 +162,8 @@ fn note_trouble(account: &Account, now: Timestamp, error: &bitbucket::Error) {
 
 fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weather) {
     let failures = account.failures.fetch_add(1, Ordering::Relaxed) + 1;
-    let since = account.trouble().map_or(now, |trouble| trouble.since);
     let not_before = now.plus(retry_after(failures).max(at_least));
-    account.trouble.store(Some(Arc::new(Trouble { since, not_before, weather })));
+    account.trouble.store(Some(Arc::new(Trouble { not_before, weather })));
 }
 
 async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> Result<Known, Setback> {

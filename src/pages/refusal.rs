@@ -113,7 +113,7 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
     let again = asked.arrival.link();
     match view.missing {
         Missing::Store => render::unavailable(common, &again, view.retry_after, shape),
-        Missing::Membership(since) => {
+        Missing::Membership { last_answer } => {
             let cookies = &asked.snapshot.gate.cookie;
             let name = format!("{}-reloads", cookies.name());
             let reloads = cookie::find(&asked.headers, &name)
@@ -122,7 +122,7 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
                 .unwrap_or(0_u8)
                 .min(RELOADS);
             let page = CannotTellView {
-                last_answer: Some(since),
+                last_answer: Some(last_answer),
                 reloads,
                 next: &again,
                 again: &again,

@@ -98,7 +98,13 @@ fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) ->
             render::unavailable(common, again, std::time::Duration::from_secs(10), shape)
         }
         FailureKind::Bitbucket(error) => {
-            tracing::warn!(request_id = common.request_id, %error, "a sign-in failed");
+            match error.remedy() {
+                // Nobody gets in until somebody acts.
+                Remedy::FixConfiguration | Remedy::Report => {
+                    tracing::error!(request_id = common.request_id, %error, "a sign-in failed");
+                }
+                _ => tracing::warn!(request_id = common.request_id, %error, "a sign-in failed"),
+            }
             match error.remedy() {
                 Remedy::SignInAgain => render::sign_in_expired(common, again, shape),
                 Remedy::FixConfiguration => render::misconfigured(common, shape),
