@@ -158,10 +158,7 @@ impl Live {
         if let Some(session) = self.0.sessions.pin().get(&key) {
             session.ended.store(true, Ordering::Release);
         }
-        let account = match self.0.sessions.pin().get(&key) {
-            Some(session) => Some(session.record.account),
-            None => None,
-        };
+        let account = self.0.sessions.pin().get(&key).map(|session| session.record.account);
         self.0.store.end_session(key).await?;
         self.0.sessions.pin().remove(&key);
         if let Some(account) = account {
