@@ -17,13 +17,12 @@ use crate::entropy::Entropy;
 use crate::secret::Secret;
 
 /// Makes aws-lc the one provider of cryptography in this process. Call it first thing in `main`: Pingora
-/// installs ring for TLS when nothing else is there yet. Calling it again changes nothing.
+/// installs ring for TLS when nothing else is there yet, and jsonwebtoken panics at its first use without a
+/// provider. Calling it again changes nothing.
 pub fn install_crypto_providers() {
     // Both refuse when a provider is already in place; the first call of this function is then the one
     // that counted.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // What checks assertions in the demo and in tests panics at its first use without a provider.
-    #[cfg(any(test, feature = "dev"))]
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }
 

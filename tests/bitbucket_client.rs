@@ -266,8 +266,8 @@ async fn what_the_token_endpoint_refuses_means_what_was_asked() -> Checked {
     let empty = r#"{"access_token":"","token_type":"bearer"}"#;
     let long = format!(r#"{{"access_token":"{}","token_type":"bearer"}}"#, "e".repeat(8_193));
     for (status, body, on_exchange, on_refresh) in [
-        (400, no_auth, ("client_refused", FixConfiguration), ("grant_dead", SignInAgain)),
-        (401, no_auth, ("client_refused", FixConfiguration), ("grant_dead", SignInAgain)),
+        (400, no_auth, ("client_refused", FixConfiguration), ("client_refused", FixConfiguration)),
+        (401, no_auth, ("client_refused", FixConfiguration), ("client_refused", FixConfiguration)),
         (400, used, ("client_refused", FixConfiguration), ("grant_dead", SignInAgain)),
         (200, used, ("client_refused", FixConfiguration), ("grant_dead", SignInAgain)),
         (400, callback, ("redirect_refused", FixConfiguration), ("redirect_refused", FixConfiguration)),
@@ -521,7 +521,7 @@ async fn a_permission_by_uuid_is_about_that_uuid() -> Checked {
     let bare = fake.bitbucket.permission(&secret(TOKEN), &"my_team".parse()?).await?;
     assert_eq!(bare, Permission::Member { slug: None, id: None, level: Level::Member });
     // A path of dots would ask about something else; it is not asked.
-    let dots = fake.bitbucket.permission(&secret(TOKEN), &"..".parse()?).await?;
+    let dots = fake.bitbucket.permission(&secret(TOKEN), &TeamName::Slug("..".into())).await?;
     assert_eq!((dots, fake.seen().len()), (Permission::None, 1));
     Ok(())
 }
