@@ -137,6 +137,31 @@ impl Edge {
     }
 }
 
+#[cfg(test)]
+impl Edge {
+    /// `https://gate.example.com`, behind proxies in 10/8.
+    pub(crate) fn for_tests() -> Result<Edge, Box<dyn std::error::Error>> {
+        Ok(Edge {
+            external_url: "https://gate.example.com".parse()?,
+            callback: Callback { host: "gate.example.com".into(), path: "/oauth2/callback".into() },
+            trusted_proxies: vec!["10.0.0.0/8".parse()?],
+            stripped: Stripped::new(
+                ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-teamgate-*", "Remote-User", "X-Auth-Request-*"]
+                    .into_iter(),
+            ),
+            contact: None,
+            requirements: Requirements::Shown,
+            bitbucket_web: "https://bitbucket.org".parse()?,
+            upstream: UpstreamTimeouts {
+                connect: Duration::from_secs(5),
+                read: Duration::from_secs(60),
+                write: Duration::from_secs(61),
+                idle: Duration::from_secs(55),
+            },
+        })
+    }
+}
+
 impl Snapshot {
     /// What a request is counted in.
     pub fn metrics_of(&self, route: Option<&str>, decision: Decision) -> &RouteMetrics {
