@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
-use self::upstream::{Resolver, dress, peer};
+use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
@@ -368,14 +368,15 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
         let upstream = &admitted.pass.route().upstream;
         let address = self.resolver.address(upstream).await.map_err(|error| {
             context.upstream_error = Some("dns");
             Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
         })?;
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream)))
+        let awaited = Awaited::by(&session.req_header().headers);
+        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
     }
 
     async fn upstream_request_filter(

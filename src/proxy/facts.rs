@@ -127,7 +127,10 @@ fn understand(header: &RequestHeader, arrival: &mut Arrival) -> Result<Target<'s
         return Err(Unreadable::TooManyHeaders);
     }
     // In any case: methods are case-sensitive, but not every server knows.
-    if ["TRACE", "TRACK", "CONNECT"].iter().any(|refused| header.method.as_str().eq_ignore_ascii_case(refused)) {
+    if ["TRACE", "TRACK", "CONNECT"]
+        .iter()
+        .any(|refused| header.method.as_str().eq_ignore_ascii_case(refused))
+    {
         return Err(Unreadable::Method);
     }
     framing(&header.headers)?;
@@ -200,7 +203,8 @@ fn client(headers: &HeaderMap, peer: IpAddr, edge: &Edge) -> IpAddr {
 
 /// An address as proxies write it: bare, with a port, or IPv6 in brackets.
 fn address(text: &str) -> Option<IpAddr> {
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|rest| rest.contains(':'));
+    let bare =
+        text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|rest| rest.contains(':'));
     if let Ok(address) = bare.unwrap_or(text).parse::<IpAddr>() {
         return Some(address.to_canonical());
     }
@@ -280,11 +284,27 @@ mod tests {
         let long = format!("/{}", "a".repeat(8 * 1024 - 1));
         for (target, host, expected) in [
             ("/", "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", "/", None))),
-            ("/a/../b?q=/../c", "Wiki.Example.COM.", Ok(("wiki.example.com", "wiki.example.com", "/b", Some("q=/../c")))),
-            ("//b//c", "wiki.example.com:8080", Ok(("wiki.example.com", "wiki.example.com:8080", "/b/c", None))),
+            (
+                "/a/../b?q=/../c",
+                "Wiki.Example.COM.",
+                Ok(("wiki.example.com", "wiki.example.com", "/b", Some("q=/../c"))),
+            ),
+            (
+                "//b//c",
+                "wiki.example.com:8080",
+                Ok(("wiki.example.com", "wiki.example.com:8080", "/b/c", None)),
+            ),
             ("/%61?", "[0:0::1]:80", Ok(("[::1]", "[::1]:80", "/a", Some("")))),
-            ("http://wiki.example.com/a/%2e%2e/b", "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", "/b", None))),
-            ("http://wiki.example.com:80/a", "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", "/a", None))),
+            (
+                "http://wiki.example.com/a/%2e%2e/b",
+                "wiki.example.com",
+                Ok(("wiki.example.com", "wiki.example.com", "/b", None)),
+            ),
+            (
+                "http://wiki.example.com:80/a",
+                "wiki.example.com",
+                Ok(("wiki.example.com", "wiki.example.com", "/a", None)),
+            ),
             ("http://other.example.com/a", "wiki.example.com", Err(Refusal::HostMismatch)),
             ("http://wiki.example.com:81/a", "wiki.example.com", Err(Refusal::HostMismatch)),
             ("*", "wiki.example.com", Err(Refusal::NotOriginForm)),
@@ -321,8 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_host_is_taken_and_an_absolute_target_does_not_stand_in_for_it() -> Result<(), Box<dyn Error>> {
-        let refused = |fields| -> Result<_, Box<dyn Error>> { Ok(read_from(VISITOR, ("GET", "/", fields))?.err()) };
+    fn exactly_one_host_is_taken_and_an_absolute_target_does_not_stand_in_for_it()
+    -> Result<(), Box<dyn Error>> {
+        let refused =
+            |fields| -> Result<_, Box<dyn Error>> { Ok(read_from(VISITOR, ("GET", "/", fields))?.err()) };
         assert_eq!(refused(&[])?, Some(Unreadable::Target(Refusal::NoHost)));
         let twice = [("host", "a.example"), ("host", "a.example")];
         assert_eq!(refused(&twice)?, Some(Unreadable::Target(Refusal::BadHost)));
