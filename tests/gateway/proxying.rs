@@ -1,0 +1,1 @@
+//! What apps and clients see of each other.

@@ -1,0 +1,1 @@
+//! What clients claim to be.
