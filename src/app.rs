@@ -3,6 +3,8 @@
 //! Owns: the order of starting and stopping, background timers, what readiness asks.
 //! Must not know: how any part works.
 
+mod assemble;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,31 +21,26 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::admin::{self, Admin, Probes};
-use crate::assertion::{self, Assertions, TeamParts, UserClaim};
-use crate::bitbucket::{self, Bitbucket};
+use crate::assertion::{self, Assertions};
+use crate::bitbucket;
 use crate::clock::Clock;
 use crate::config::compile::Compiled;
-use crate::config;
-use crate::directory::plan::Ages;
+use crate::directory::Directory;
 use crate::directory::requery::keep_young;
-use crate::directory::{self, Directory};
 use crate::entropy::Entropy;
-use crate::gate::cookie::{self, SameSite, Secure};
-use crate::gate::{self, Gate};
+use crate::gate::Gate;
 use crate::keys::{self, Keyring};
 use crate::live::{Live, TIDY_EVERY};
-use crate::login::{self, Login};
+use crate::login::Login;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
 use crate::proxy::upstream::Resolver;
-use crate::snapshot::{
-    Callback, Current, Edge, Requirements, RouteTable, Snapshot, Stripped, UpstreamTimeouts,
-};
+use crate::snapshot::Current;
 use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{self, Freshness};
-use crate::telemetry::{self, Telemetry, metrics};
+use crate::telemetry::labels::Freshness;
+use crate::telemetry::{self, Telemetry};
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -116,23 +113,25 @@ impl App {
         let (clock, entropy) = (Clock::system(), Entropy::system());
         // The first draw of a process may take 0.1 s; no visitor should wait for it.
         let _: [u8; 32] = entropy.bytes();
-        let telemetry = Telemetry::start(&log_settings(&compiled.log))?;
+        let telemetry = Telemetry::start(&assemble::log_settings(&compiled.log))?;
         for address in &compiled.listen {
             bind(*address, "listen.address")?;
         }
         let admin = bind(compiled.admin.address, "admin.address")?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
         let ring = Arc::new(ring);
-        let store = Store::open(&compiled.store_path, ring.clone(), entropy.clone())?;
+        let store =
+            Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("teamgate")
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
-        let directory = Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
+        let directory =
+            Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
-        let current = Arc::new(ArcSwap::from_pointee(snapshot(&compiled, &telemetry)?));
+        let current = Arc::new(ArcSwap::from_pointee(assemble::snapshot(&compiled, &telemetry)?));
         let assertions = runtime.block_on(Assertions::load(
             store.clone(),
             telemetry.clone(),
@@ -211,6 +210,7 @@ impl App {
             self.clock.now(),
             &Event::Started { version: telemetry::VERSION.to_owned(), config: self.fingerprint.clone() },
         );
+        self.telemetry.metrics.config_in_force(&self.fingerprint, self.compiled.routes.len());
         ready();
         self.runtime.block_on(self.drain(stopping, &probes));
         self.telemetry.flush();
@@ -280,7 +280,8 @@ impl App {
         let (live, current, clock, telemetry) =
             (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
         self.runtime.spawn(every(TIDY_EVERY, move || {
-            let (live, current, now, telemetry) = (live.clone(), current.load_full(), clock.now(), telemetry.clone());
+            let (live, current, now, telemetry) =
+                (live.clone(), current.load_full(), clock.now(), telemetry.clone());
             async move {
                 if let Err(error) = live.tidy(&current.gate.session, now).await {
                     telemetry.warn_limited("store", now, &error);
@@ -288,8 +289,12 @@ impl App {
             }
         }));
 
-        let (assertions, current, clock, telemetry) =
-            (self.services.assertions.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
+        let (assertions, current, clock, telemetry) = (
+            self.services.assertions.clone(),
+            self.current.clone(),
+            self.clock.clone(),
+            self.telemetry.clone(),
+        );
         self.runtime.spawn(every(Duration::from_secs(60), move || {
             let (assertions, current, now, telemetry) =
                 (assertions.clone(), current.load_full(), clock.now(), telemetry.clone());
@@ -318,7 +323,8 @@ impl App {
         let (store, current, clock, telemetry) =
             (self.store.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
         self.runtime.spawn(every(Duration::from_secs(600), move || {
-            let (store, current, now, telemetry) = (store.clone(), current.load_full(), clock.now(), telemetry.clone());
+            let (store, current, now, telemetry) =
+                (store.clone(), current.load_full(), clock.now(), telemetry.clone());
             async move {
                 if let Err(error) = store.sweep(now, &current.gate.session).await {
                     telemetry.warn_limited("store", now, &error);
@@ -343,7 +349,7 @@ impl App {
 
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
-        let live = self.services.live.clone();
+        let (live, store) = (self.services.live.clone(), self.store.clone());
         self.telemetry.metrics.at_scrape(move |metrics| {
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
@@ -352,6 +358,8 @@ impl App {
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+            let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
+            metrics.corrupted_records.inc_by(spoiled);
         });
         let assertions = self.services.assertions.clone();
         let router = admin::router(Admin {
@@ -363,137 +371,6 @@ impl App {
         if let Ok(listener) = self.admin.try_clone() {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
         }
-    }
-}
-
-/// Everything that the configuration decides, ready for the request path.
-fn snapshot(compiled: &Compiled, telemetry: &Telemetry) -> Result<Snapshot, Error> {
-    let metrics = telemetry.metrics.clone();
-    let observer = Arc::new(move |call: bitbucket::Call| {
-        let endpoint = endpoint_label(call.endpoint);
-        metrics.bitbucket_calls.inc((endpoint, outcome_label(call.outcome)));
-        metrics.bitbucket_call_seconds.observe(endpoint, call.took);
-    });
-    let told = &compiled.directory;
-    let directory = Arc::new(directory::Settings {
-        bitbucket: Bitbucket::new(compiled.bitbucket.clone(), observer)?,
-        teams: told.teams.clone(),
-        named: told.asked.clone(),
-        ages: Ages {
-            refresh_after: told.refresh_after,
-            profile_after: told.profile_after,
-            max_age: told.max_age,
-            outage_grace: told.outage_grace,
-        },
-    });
-    let secure = if compiled.cookie.secure { Secure::Yes } else { Secure::LoopbackHttp };
-    let same_site = match compiled.cookie.same_site {
-        config::document::SameSite::Lax => SameSite::Lax,
-        config::document::SameSite::None => SameSite::None,
-    };
-    let cookie = cookie::Settings::new(compiled.cookie.domain.clone(), secure, same_site);
-    let serves = compiled.table.clone();
-    let own_host = compiled.external_url.host_str().unwrap_or_default().to_owned();
-    let route_metrics = |name: &str| telemetry.metrics.for_route(name);
-    Ok(Snapshot {
-        gate: gate::Settings {
-            routes: compiled.table.clone(),
-            session: compiled.session,
-            cookie: cookie.clone(),
-            directory: directory.clone(),
-        },
-        login: login::Settings {
-            external_url: compiled.external_url.clone(),
-            redirect_uri: compiled.bitbucket.redirect_uri.clone(),
-            cookie,
-            session: compiled.session,
-            directory,
-            serves: Box::new(move |host| host == own_host || serves.names(host)),
-        },
-        assertion: assertion::Settings {
-            header: compiled.assertion.header.clone(),
-            issuer: compiled.external_url.origin().ascii_serialization().into(),
-            algorithm: compiled.assertion.algorithm,
-            lifetime: compiled.assertion.lifetime,
-            rotate_every: compiled.assertion.rotate_every,
-            user_claim: match compiled.assertion.user_claim {
-                config::document::UserClaim::Uuid => UserClaim::Uuid,
-                config::document::UserClaim::Email => UserClaim::Email,
-                config::document::UserClaim::Nickname => UserClaim::Nickname,
-            },
-            parts: if told.include_team_groups { TeamParts::Included } else { TeamParts::Left },
-        },
-        edge: edge(compiled),
-        metrics: RouteTable {
-            routes: compiled.routes.iter().map(|(_, route)| (route.name.clone(), route_metrics(&route.name))).collect(),
-            own: route_metrics(metrics::OWN),
-            none: route_metrics(metrics::NO_ROUTE),
-        },
-    })
-}
-
-fn edge(compiled: &Compiled) -> Edge {
-    let redirect_uri = &compiled.bitbucket.redirect_uri;
-    // What we set ourselves is taken off first, on every route, whether or not this route sets it.
-    let mapped = compiled.routes.iter().flat_map(|(_, route)| route.identity.headers.iter().map(|(name, _)| name.as_str()));
-    let ours = ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username", "x-teamgate-*"];
-    let names = ours.into_iter().chain([compiled.assertion.header.as_str()]).chain(mapped);
-    Edge {
-        external_url: compiled.external_url.clone(),
-        callback: Callback {
-            host: redirect_uri.host_str().unwrap_or_default().into(),
-            path: redirect_uri.path().into(),
-        },
-        trusted_proxies: compiled.trusted_proxies.clone(),
-        stripped: Stripped::new(names.chain(compiled.strip.iter().map(|name| &**name))),
-        contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
-        requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
-        bitbucket_web: compiled.bitbucket.web_url.clone(),
-        upstream: UpstreamTimeouts {
-            connect: compiled.upstream_timeouts.connect,
-            read: compiled.upstream_timeouts.read,
-            write: compiled.upstream_timeouts.write,
-            idle: compiled.upstream_timeouts.idle,
-        },
-    }
-}
-
-fn log_settings(log: &config::compile::Log) -> telemetry::Settings {
-    use config::document::{LogFormat, LogLevel};
-    telemetry::Settings {
-        format: match log.format {
-            LogFormat::Auto => telemetry::Format::Auto,
-            LogFormat::Json => telemetry::Format::Json,
-            LogFormat::Text => telemetry::Format::Text,
-        },
-        level: match log.level {
-            LogLevel::Error => tracing::Level::ERROR,
-            LogLevel::Warn => tracing::Level::WARN,
-            LogLevel::Info => tracing::Level::INFO,
-            LogLevel::Debug => tracing::Level::DEBUG,
-            LogLevel::Trace => tracing::Level::TRACE,
-        },
-        access: if log.access { telemetry::Switch::On } else { telemetry::Switch::Off },
-        audit_file: log.audit_file.clone(),
-    }
-}
-
-fn endpoint_label(endpoint: bitbucket::Endpoint) -> labels::Endpoint {
-    match endpoint {
-        bitbucket::Endpoint::Exchange | bitbucket::Endpoint::Refresh => labels::Endpoint::Token,
-        bitbucket::Endpoint::User => labels::Endpoint::User,
-        bitbucket::Endpoint::Emails => labels::Endpoint::Emails,
-        bitbucket::Endpoint::Workspaces => labels::Endpoint::Workspaces,
-        bitbucket::Endpoint::Permission => labels::Endpoint::WorkspacePermission,
-    }
-}
-
-fn outcome_label(outcome: bitbucket::Outcome) -> labels::CallOutcome {
-    match outcome {
-        bitbucket::Outcome::Answered(status) => labels::CallOutcome::of(status.as_u16()),
-        bitbucket::Outcome::TimedOut => labels::CallOutcome::Timeout,
-        bitbucket::Outcome::Unreachable => labels::CallOutcome::Unreachable,
-        bitbucket::Outcome::Broken | bitbucket::Outcome::Abandoned => labels::CallOutcome::Other,
     }
 }
 
@@ -524,7 +401,8 @@ struct Signals {
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         else {
             return std::future::pending().await;
         };

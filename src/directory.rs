@@ -237,6 +237,8 @@ impl Directory {
             && account.condition() != Condition::Ended
         {
             account.set_condition(Condition::Good);
+            account.trouble.store(None);
+            account.failures.store(0, Ordering::Relaxed);
             self.publish(&account, Arc::new(known));
             account.touch(now);
             return Ok(account);

@@ -15,7 +15,7 @@ use http::header::ORIGIN;
 use crate::clock::Timestamp;
 use crate::directory::{self, Answer, Condition, Directory, Known};
 use crate::facts::{Facts, Shape, shape};
-use crate::gate::cookie::SessionId;
+use crate::gate::cookie::{NotOurs, SessionId};
 use crate::keys::Keyring;
 use crate::live::{Live, LiveSession};
 use crate::policy::{self, Decision, Subject};
@@ -278,9 +278,15 @@ impl Gate {
         let mut why = Nobody::NoCookie;
         for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
             why = Nobody::DeadCookie;
-            let Some(id) = SessionId::open(value, &self.keyring) else {
-                self.telemetry.metrics.bad_cookies.inc(CookieFault::Forged);
-                continue;
+            let id = match SessionId::open(value, &self.keyring) {
+                Ok(id) => id,
+                Err(not_ours) => {
+                    self.telemetry.metrics.bad_cookies.inc(match not_ours {
+                        NotOurs::Malformed => CookieFault::Malformed,
+                        NotOurs::Forged => CookieFault::Forged,
+                    });
+                    continue;
+                }
             };
             let key = id.key();
             if let Some(session) = self.live.in_memory(&key, &settings.session, facts.now) {
@@ -288,7 +294,7 @@ impl Gate {
             }
             match self.live.find(key, &settings.session, facts.now).await {
                 Ok(Some(session)) => return Found::Session(session),
-                Ok(None) => {}
+                Ok(None) => self.telemetry.metrics.bad_cookies.inc(CookieFault::NoSession),
                 Err(error) => {
                     self.telemetry.warn_limited("store", facts.now, &error);
                     return Found::StoreAway;

@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
@@ -25,13 +26,18 @@ use crate::keys::{Keyring, SigningKeys};
 use crate::membership::Membership;
 use crate::secret::Secret;
 use crate::session::{self, SessionKey};
+use crate::telemetry::labels::StoreOperation;
+use crate::telemetry::metrics::Metrics;
 
 /// The store. Cheap to clone; the last clone that is dropped closes it, which takes as long as what is still
 /// to be written.
 ///
 /// Writes wait for the disk. A write whose future is dropped may still happen.
 #[derive(Clone)]
-pub struct Store(Backend);
+pub struct Store {
+    backend: Backend,
+    metrics: Arc<Metrics>,
+}
 
 #[derive(Clone)]
 enum Backend {
@@ -206,13 +212,35 @@ impl Store {
     ///
     /// [`Error::Locked`], [`Error::Unreadable`], [`Error::NewerFormat`], [`Error::ForeignSecret`],
     /// [`Error::Unavailable`].
-    pub fn open(dir: &Path, ring: Arc<Keyring>, entropy: Entropy) -> Result<Store, Error> {
-        Ok(Store(Backend::Embedded(Arc::new(embedded::Embedded::open(dir, ring, entropy)?))))
+    pub fn open(
+        dir: &Path,
+        ring: Arc<Keyring>,
+        entropy: Entropy,
+        metrics: Arc<Metrics>,
+    ) -> Result<Store, Error> {
+        let embedded = embedded::Embedded::open(dir, ring, entropy)?;
+        Ok(Store { backend: Backend::Embedded(Arc::new(embedded)), metrics })
     }
 
     fn backend(&self) -> &embedded::Embedded {
-        let Backend::Embedded(backend) = &self.0;
+        let Backend::Embedded(backend) = &self.backend;
         backend
+    }
+
+    /// Counts an operation, how long it took and whether it failed. A conflict is an answer, no failure.
+    async fn timed<T>(
+        &self,
+        operation: StoreOperation,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let started = Instant::now();
+        let outcome = work.await;
+        self.metrics.store_operations.inc(operation);
+        self.metrics.store_seconds.observe(operation, started.elapsed());
+        if outcome.as_ref().is_err_and(|error| !matches!(error, Error::Conflict)) {
+            self.metrics.store_errors.inc(operation);
+        }
+        outcome
     }
 }
 
@@ -221,39 +249,39 @@ impl Store {
 impl Store {
     /// Writes a session that has just begun.
     pub async fn put_session(&self, key: SessionKey, record: &session::Record) -> Result<(), Error> {
-        self.backend().put_session(key, record).await
+        self.timed(StoreOperation::SessionWrite, self.backend().put_session(key, record)).await
     }
 
     /// Reads a session; whether it still counts is [`session::standing`]'s to say. In the embedded store
     /// reads do not wait for writes, and take microseconds.
     pub async fn session(&self, key: SessionKey) -> Result<Option<session::Record>, Error> {
-        self.backend().session(key)
+        self.timed(StoreOperation::SessionRead, async { self.backend().session(key) }).await
     }
 
     /// Writes down when sessions were last used. The later moment wins; a session that has ended stays
     /// ended.
     pub async fn touch_sessions(&self, touches: Vec<(SessionKey, Timestamp)>) -> Result<(), Error> {
-        self.backend().touch_sessions(touches).await
+        self.timed(StoreOperation::SessionWrite, self.backend().touch_sessions(touches)).await
     }
 
     /// Ends a session. Whether it was there.
     pub async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
-        self.backend().end_session(key).await
+        self.timed(StoreOperation::SessionEnd, self.backend().end_session(key)).await
     }
 
     /// Ends all sessions of an account, and names them.
     pub async fn end_account_sessions(&self, account: AccountId) -> Result<Vec<SessionKey>, Error> {
-        self.backend().end_account_sessions(account).await
+        self.timed(StoreOperation::SessionEnd, self.backend().end_account_sessions(account)).await
     }
 
     /// The sessions of an account, by key.
     pub async fn sessions_of(&self, account: AccountId) -> Result<Vec<(SessionKey, session::Record)>, Error> {
-        self.backend().sessions_of(account)
+        self.timed(StoreOperation::SessionList, async { self.backend().sessions_of(account) }).await
     }
 
     /// How many sessions there are; ended ones are gone, expired ones are counted until the next sweep.
     pub async fn session_count(&self) -> Result<u64, Error> {
-        self.backend().session_count()
+        self.timed(StoreOperation::SessionList, async { self.backend().session_count() }).await
     }
 
     /// Up to `limit` sessions by key, from the one that follows `after`. An empty page is the end.
@@ -262,18 +290,18 @@ impl Store {
         after: Option<SessionKey>,
         limit: usize,
     ) -> Result<Vec<(SessionKey, session::Record)>, Error> {
-        self.backend().sessions(after, limit)
+        self.timed(StoreOperation::SessionList, async { self.backend().sessions(after, limit) }).await
     }
 
     /// Uses up a value that is good once: true for exactly one caller. Refuse what has expired before asking
     /// here: after `expires_at` the value may have been forgotten.
     pub async fn consume_once(&self, kind: Once, id: [u8; 32], expires_at: Timestamp) -> Result<bool, Error> {
-        self.backend().consume_once(kind, id, expires_at).await
+        self.timed(StoreOperation::Redeem, self.backend().consume_once(kind, id, expires_at)).await
     }
 
     /// Reads a grant.
     pub async fn grant(&self, account: AccountId) -> Result<Option<(Grant, Version)>, Error> {
-        self.backend().grant(account)
+        self.timed(StoreOperation::GrantRead, async { self.backend().grant(account) }).await
     }
 
     /// Writes a grant. With `expected`, only over that version ([`Version::ABSENT`]: only if there is none);
@@ -284,54 +312,54 @@ impl Store {
         grant: &Grant,
         expected: Option<Version>,
     ) -> Result<Version, Error> {
-        self.backend().put_grant(account, grant, expected).await
+        self.timed(StoreOperation::GrantWrite, self.backend().put_grant(account, grant, expected)).await
     }
 
     /// Deletes a grant. Whether it was there.
     pub async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
-        self.backend().delete_grant(account).await
+        self.timed(StoreOperation::GrantWrite, self.backend().delete_grant(account)).await
     }
 
     /// Writes what is known of an account, under its own id.
     pub async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
-        self.backend().put_account(record).await
+        self.timed(StoreOperation::AccountWrite, self.backend().put_account(record)).await
     }
 
     /// Reads what is known of an account.
     pub async fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
-        self.backend().account(account)
+        self.timed(StoreOperation::AccountRead, async { self.backend().account(account) }).await
     }
 
     /// Reads the signing keys, and the version to name when writing them. None with a version that is not
     /// [`Version::ABSENT`]: there were some, but they do not open; write new ones.
     pub async fn signing_keys(&self) -> Result<(Option<SigningKeys>, Version), Error> {
-        self.backend().signing_keys()
+        self.timed(StoreOperation::Keys, async { self.backend().signing_keys() }).await
     }
 
     /// Writes the signing keys over the version `expected`; otherwise [`Error::Conflict`]: take the other
     /// replica's.
     pub async fn put_signing_keys(&self, keys: &SigningKeys, expected: Version) -> Result<Version, Error> {
-        self.backend().put_signing_keys(keys, expected).await
+        self.timed(StoreOperation::Keys, self.backend().put_signing_keys(keys, expected)).await
     }
 
     /// Every pinned slug and its team, by slug.
     pub async fn pins(&self) -> Result<Vec<(Box<str>, TeamId)>, Error> {
-        self.backend().pins()
+        self.timed(StoreOperation::SlugPins, async { self.backend().pins() }).await
     }
 
     /// Pins a slug to a team, unless it is pinned.
     pub async fn pin_if_new(&self, slug: &str, team: TeamId) -> Result<Pin, Error> {
-        self.backend().pin_if_new(slug, team).await
+        self.timed(StoreOperation::SlugPins, self.backend().pin_if_new(slug, team)).await
     }
 
     /// Forgets a pin, on the operator's word. Whether it was there.
     pub async fn unpin(&self, slug: &str) -> Result<bool, Error> {
-        self.backend().unpin(slug).await
+        self.timed(StoreOperation::SlugPins, self.backend().unpin(slug)).await
     }
 
     /// Removes what is over at `now`.
     pub async fn sweep(&self, now: Timestamp, settings: &session::Settings) -> Result<Swept, Error> {
-        self.backend().sweep(now, settings).await
+        self.timed(StoreOperation::Sweep, self.backend().sweep(now, settings)).await
     }
 
     /// Waits until everything that was asked for before is on disk.
@@ -358,7 +386,7 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Backend::Embedded(backend) = &self.0;
+        let Backend::Embedded(backend) = &self.backend;
         write!(f, "Store({})", backend.file().display())
     }
 }

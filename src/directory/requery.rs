@@ -367,8 +367,8 @@ async fn refresh(
             }
             Err(error) => {
                 inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);
-                if error.is_unsent() {
-                    // Nothing can have been rotated: the next refusal would be a real one.
+                if error.is_unsent() || matches!(error.remedy(), Remedy::RetryAfter(_)) {
+                    // Not sent, or turned away at the door: nothing was rotated, the next refusal is a real one.
                     grant.refreshing_since = None;
                     inner.store.put_grant(id, &grant, Some(version)).await?;
                 }

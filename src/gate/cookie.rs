@@ -119,6 +119,15 @@ pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// The secret name of a session: 256 random bits that only the browser keeps.
 pub struct SessionId([u8; 32]);
 
+/// Why a cookie is none of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotOurs {
+    /// It has not the shape of ours.
+    Malformed,
+    /// It has the shape of ours, and no key of ours made it.
+    Forged,
+}
+
 /// How many bytes of MAC stand behind the id.
 const TAG: usize = 16;
 
@@ -136,19 +145,24 @@ impl SessionId {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a cookie's value. `None` when we did not make it, whatever else it is.
-    pub fn open(value: &[u8], keyring: &Keyring) -> Option<SessionId> {
+    /// Reads a cookie's value, before anything is looked up.
+    ///
+    /// # Errors
+    ///
+    /// When we did not make it; why not is for the metrics, and the same to whoever sent it.
+    pub fn open(value: &[u8], keyring: &Keyring) -> Result<SessionId, NotOurs> {
         let mut bytes = [0_u8; 32 + TAG];
         // The exact length first: base64 of anything longer is not worth decoding.
-        if value.len() != 64 || URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()? != bytes.len() {
-            return None;
+        if value.len() != 64 || URL_SAFE_NO_PAD.decode_slice(value, &mut bytes) != Ok(bytes.len()) {
+            return Err(NotOurs::Malformed);
         }
         let (id, tag) = bytes.split_at(32);
-        keyring.verify_mac(Purpose::SessionCookie, id, tag).then(|| {
-            let mut own = [0; 32];
-            own.copy_from_slice(id);
-            SessionId(own)
-        })
+        if !keyring.verify_mac(Purpose::SessionCookie, id, tag) {
+            return Err(NotOurs::Forged);
+        }
+        let mut own = [0; 32];
+        own.copy_from_slice(id);
+        Ok(SessionId(own))
     }
 
     /// What the session is kept under.
@@ -185,7 +199,7 @@ mod tests {
         let id = SessionId::draw(&Entropy::system());
         let value = id.seal(&keyring);
         assert!(host_only().name().len() + 1 + value.len() <= 100);
-        assert_eq!(SessionId::open(value.as_bytes(), &keyring).map(|id| id.key()), Some(id.key()));
+        assert_eq!(SessionId::open(value.as_bytes(), &keyring).map(|id| id.key()), Ok(id.key()));
         Ok(())
     }
 
@@ -197,12 +211,11 @@ mod tests {
             let mut forged = value.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
             // 48 bytes fill their 64 characters to the last bit: no two texts mean the same.
-            assert!(SessionId::open(&forged, &keyring).is_none(), "{at}");
+            assert_eq!(SessionId::open(&forged, &keyring).err(), Some(NotOurs::Forged), "{at}");
         }
-        assert!(SessionId::open(b"", &keyring).is_none());
-        assert!(SessionId::open(&value.as_bytes()[..63], &keyring).is_none());
-        assert!(SessionId::open(format!("{value}A").as_bytes(), &keyring).is_none());
-        assert!(SessionId::open(&[0xff; 64], &keyring).is_none());
+        for misshapen in [b"".as_slice(), &value.as_bytes()[..63], format!("{value}A").as_bytes(), &[0xff; 64]] {
+            assert_eq!(SessionId::open(misshapen, &keyring).err(), Some(NotOurs::Malformed));
+        }
         Ok(())
     }
 

@@ -93,8 +93,8 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CloseReason CookieFault Decision Endpoint Freshness LogStream
-    RecordKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation StreamKind
+    AssertionSource CallOutcome CookieFault Decision Endpoint Freshness LogStream
+    RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
 }
 
 label! {
@@ -324,34 +324,18 @@ label! {
         GrantRead = "grant_read",
         /// Write a grant.
         GrantWrite = "grant_write",
+        /// Read what is known of an account.
+        AccountRead = "account_read",
+        /// Write what is known of an account.
+        AccountWrite = "account_write",
         /// Use up a `state` or a hand-over ticket.
         Redeem = "redeem",
-        /// Take, keep or leave a lease.
-        Lease = "lease",
         /// Read or write signing keys.
         Keys = "keys",
         /// Read or write which uuid a slug had.
         SlugPins = "slug_pins",
-        /// Hear of what other replicas changed.
-        Changes = "changes",
         /// Remove what has expired.
         Sweep = "sweep",
-        /// Anything else.
-        Other = "other",
-    }
-}
-
-label! {
-    /// What a record of the store holds.
-    RecordKind is "kind" {
-        /// A session.
-        Session = "session",
-        /// The tokens of an account.
-        Grant = "grant",
-        /// A signing key.
-        Key = "key",
-        /// Anything else.
-        Other = "other",
     }
 }
 
@@ -364,34 +348,6 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
-    }
-}
-
-label! {
-    /// What kind of long-lived connection.
-    StreamKind is "kind" {
-        /// A WebSocket.
-        WebSocket = "websocket",
-        /// Server-sent events.
-        EventStream = "event_stream",
-        /// gRPC.
-        Grpc = "grpc",
-        /// Any other response that was still open when its pass was looked at again.
-        Other = "other",
-    }
-}
-
-label! {
-    /// Why the gateway closed an open connection.
-    CloseReason is "reason" {
-        /// The session ended: signed out, revoked, expired.
-        SessionEnded = "session_ended",
-        /// The rule of the route stopped allowing.
-        AccessLost = "access_lost",
-        /// The membership is too old to say.
-        CannotTell = "cannot_tell",
-        /// The gateway is going down.
-        Drain = "drain",
     }
 }
 

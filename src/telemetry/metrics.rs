@@ -14,12 +14,12 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CloseReason, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream,
-    One, RecordKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, StreamKind,
+    AssertionSource, CallOutcome, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream,
+    One, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
 };
 use super::process::Process;
 use super::reference::Row;
-use super::table::{Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table, Unit};
+use super::table::{Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
 
 /// The `route` of a request for the gateway's own pages. No configured name has parentheses.
 pub const OWN: &str = "(own)";
@@ -42,9 +42,6 @@ pub struct Metrics {
     first_byte: HistogramVec,
     total: HistogramVec,
     in_flight: IntGauge,
-    streams: Gauges<StreamKind>,
-    /// Open connections that the gateway closed.
-    pub connections_closed: Counters<CloseReason>,
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
 
@@ -61,8 +58,6 @@ pub struct Metrics {
     pub oldest_membership: Gauge,
     /// Ends of re-queries.
     pub requeries: Counters<RequeryOutcome>,
-    /// How much longer than configured the re-query interval is; 1 is as configured.
-    pub requery_stretch: Gauge,
     /// Slugs that turned up with another uuid.
     pub slug_changes_refused: IntCounter,
 
@@ -70,8 +65,6 @@ pub struct Metrics {
     pub bitbucket_calls: Counters<(Endpoint, CallOutcome)>,
     /// How long they took.
     pub bitbucket_call_seconds: Histograms<Endpoint>,
-    /// Calls left in the budget.
-    pub bitbucket_budget: Gauge,
     /// Ends of token refreshes.
     pub token_refreshes: Counters<RefreshOutcome>,
 
@@ -85,7 +78,7 @@ pub struct Metrics {
     /// How long it took.
     pub store_seconds: Histograms<StoreOperation>,
     /// Records that could not be read.
-    pub corrupted_records: Counters<RecordKind>,
+    pub corrupted_records: IntCounter,
 
     /// Log lines that were dropped.
     pub log_lines_dropped: Counters<LogStream>,
@@ -147,16 +140,6 @@ impl Metrics {
             "Requests being served, open streams among them.",
             "A level that only rises is an upstream that hangs, or a client that reads slowly on purpose.",
         )?;
-        let streams = t.gauges(
-            "teamgate_streams_open",
-            "Connections that stay open and are closed when their session or their access ends.",
-            "It must fall when people sign out; it tells how many connections a restart cuts.",
-        )?;
-        let connections_closed = t.counters(
-            "teamgate_connections_closed_total",
-            "Open connections that the gateway closed.",
-            "`cannot_tell` means that people lose work because Bitbucket cannot be asked.",
-        )?;
         let bad_cookies = t.counters(
             "teamgate_bad_cookies_total",
             "Requests with a session cookie that was of no use.",
@@ -198,14 +181,8 @@ impl Metrics {
         let requeries = t.counters(
             "teamgate_requeries_total",
             "Re-queries of memberships.",
-            "`throttled` means the budget is too high for your client at Bitbucket; `unexpected` means that \
-             Bitbucket changed its API.",
-        )?;
-        let requery_stretch = t.float(
-            "teamgate_requery_interval_stretch_ratio",
-            "How many times longer than `directory.refresh_after` the interval is, so that the budget lasts.",
-            Unit::Ratio,
-            "Above 1 there are more accounts in use than the budget can keep as fresh as asked for.",
+            "`throttled` means that Bitbucket's limit is reached: raise `directory.refresh_after`; `unexpected` \
+             means that Bitbucket changed its API.",
         )?;
         let slug_changes_refused = t.counter(
             "teamgate_slug_changes_refused_total",
@@ -225,12 +202,6 @@ impl Metrics {
             "teamgate_bitbucket_call_seconds",
             "Duration of calls to Bitbucket, to the end of the body.",
             "Sign-ins cannot be faster than this.",
-        )?;
-        let bitbucket_budget = t.float(
-            "teamgate_bitbucket_budget_calls",
-            "Calls that `directory.budget` still has at this moment.",
-            Unit::None,
-            "At zero sign-ins wait and memberships grow old.",
         )?;
         let token_refreshes = t.counters(
             "teamgate_token_refreshes_total",
@@ -263,7 +234,7 @@ impl Metrics {
             "Duration of what was asked of the store.",
             "A slow disk or a far Redis shows here first.",
         )?;
-        let corrupted_records = t.counters(
+        let corrupted_records = t.counter(
             "teamgate_corrupted_records_total",
             "Records of the store that could not be opened or read, and were passed over.",
             "Anything above zero: a wrong secret file, a damaged disk, or somebody writing into the store.",
@@ -301,8 +272,6 @@ impl Metrics {
             first_byte,
             total,
             in_flight,
-            streams,
-            connections_closed,
             bad_cookies,
             sign_in_starts,
             sign_ins,
@@ -310,11 +279,9 @@ impl Metrics {
             memberships,
             oldest_membership,
             requeries,
-            requery_stretch,
             slug_changes_refused,
             bitbucket_calls,
             bitbucket_call_seconds,
-            bitbucket_budget,
             token_refreshes,
             assertions,
             store_operations,
@@ -329,7 +296,6 @@ impl Metrics {
             rows,
             at_scrape: RwLock::new(Vec::new()),
         };
-        metrics.requery_stretch.set(1.0);
         metrics.for_route(NO_ROUTE);
         metrics.for_route(OWN);
         Ok(metrics)
@@ -355,11 +321,6 @@ impl Metrics {
     /// Counts one more request in flight until the guard is dropped: a panic skips every hook, not this.
     pub fn request_in_flight(&self) -> InFlight {
         InFlight::enter(&self.in_flight)
-    }
-
-    /// Counts one more open stream until the guard is dropped.
-    pub fn stream_open(&self, kind: StreamKind) -> InFlight {
-        InFlight::enter(self.streams.of(kind))
     }
 
     /// Says which configuration is in force: the start of its hash, and its number of routes.

@@ -52,7 +52,6 @@ pub(super) fn render(rows: &[Row]) -> String {
                     Unit::None => "–",
                     Unit::Seconds => "seconds",
                     Unit::Bytes => "bytes",
-                    Unit::Ratio => "ratio",
                 };
                 // writing into a String cannot fail
                 let _ = writeln!(page, "| `{name}` | {kind} | {labels} | {unit} | {help} | {watch} |");

@@ -61,7 +61,6 @@ pub(super) enum Unit {
     None,
     Seconds,
     Bytes,
-    Ratio,
 }
 
 /// 5 µs to 5 s in steps of 1-2-5: gate time lives at the lower end, waiting for Bitbucket at the upper.
