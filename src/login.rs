@@ -150,7 +150,8 @@ impl ReturnTo {
         let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\')) else {
             return front();
         };
-        let (origin, target) = if rd.starts_with('/') {
+        // `//host` is no path: it names a host, and none of ours is ever written so.
+        let (origin, target) = if rd.starts_with('/') && !rd.starts_with("//") {
             (here.clone(), rd)
         } else {
             let Ok(url) = Url::parse(rd) else { return front() };
