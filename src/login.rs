@@ -150,7 +150,8 @@ impl ReturnTo {
         let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\')) else {
             return front();
         };
-        let (origin, target) = if rd.starts_with('/') {
+        // `//host` is no path: it names a host, and none of ours is ever written so.
+        let (origin, target) = if rd.starts_with('/') && !rd.starts_with("//") {
             (here.clone(), rd.split('#').next().unwrap_or("/").to_owned())
         } else {
             let Ok(url) = Url::parse(rd) else { return front() };
@@ -333,8 +334,8 @@ mod tests {
             ("https://evil.example/", front),
             ("http://wiki.example.com/", front),
             ("https://wiki.example.com:8443/", front),
-            ("//evil.example", "https://gate.example.com/evil.example"),
-            ("///evil.example", "https://gate.example.com/evil.example"),
+            ("//evil.example", front),
+            ("///evil.example", front),
             ("////evil.example/%2e%2e", front),
             ("/\\evil.example", front),
             ("\\\\evil.example", front),
