@@ -229,7 +229,12 @@ impl Directory {
     /// # Errors
     ///
     /// When the store did not take it; nothing is changed in memory then.
-    pub async fn learn(&self, known: Known, grant: &Grant, now: Timestamp) -> Result<Arc<Account>, store::Error> {
+    pub async fn learn(
+        &self,
+        known: Known,
+        grant: &Grant,
+        now: Timestamp,
+    ) -> Result<Arc<Account>, store::Error> {
         let id = known.identity.account();
         self.0.store.put_grant(id, grant, None).await?;
         self.0.store.put_account(&record(&known)).await?;
@@ -258,7 +263,8 @@ impl Directory {
         now: Timestamp,
     ) -> Option<Arc<Known>> {
         let known = account.known();
-        let fresh = freshness(known.membership.as_of(), now, &settings.ages, route_max_age, account.weather());
+        let fresh =
+            freshness(known.membership.as_of(), now, &settings.ages, route_max_age, account.weather());
         (fresh != Freshness::Stale).then_some(known)
     }
 
@@ -395,5 +401,141 @@ fn record(known: &Known) -> AccountRecord {
         identity: known.identity.clone(),
         profile_as_of: known.profile_as_of,
         membership: known.membership.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entropy::Entropy;
+    use crate::identity::Claims;
+    use crate::keys::{self, Keyring};
+    use crate::secret::Secret;
+    use crate::{bitbucket, store};
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_000_000 + seconds)
+    }
+
+    /// A directory in front of a Bitbucket that nobody answers for.
+    struct Place {
+        directory: Directory,
+        settings: Arc<Settings>,
+        clock: Clock,
+        _folder: tempfile::TempDir,
+    }
+
+    fn place(outage_grace: Duration) -> Result<Place, Box<dyn std::error::Error>> {
+        keys::install_crypto_providers();
+        let folder = tempfile::tempdir()?;
+        let (entropy, telemetry, clock) = (Entropy::system(), Telemetry::unheard()?, Clock::manual(at(0)));
+        let ring = Arc::new(Keyring::ephemeral(&entropy)?);
+        let store = Store::open(folder.path(), ring, entropy, telemetry.metrics.clone())?;
+        let nowhere = bitbucket::Settings {
+            client_id: "id".to_owned(),
+            client_secret: Arc::new(Secret::new("secret".to_owned())),
+            redirect_uri: "http://127.0.0.1:1/.teamgate/callback".parse()?,
+            // Nothing listens on port 1: connections are refused at once.
+            web_url: "http://127.0.0.1:1".parse()?,
+            api_url: "http://127.0.0.1:1/2.0".parse()?,
+            timeout: Duration::from_secs(5),
+        };
+        let settings = Settings {
+            bitbucket: Bitbucket::new(nowhere, Arc::new(|_| {}))?,
+            teams: Some(vec!["acme".parse()?]),
+            named: vec!["acme".parse()?],
+            ages: Ages {
+                refresh_after: Duration::from_secs(300),
+                profile_after: Duration::from_secs(21_600),
+                max_age: Duration::from_secs(3_600),
+                outage_grace,
+            },
+        };
+        let directory = Directory::new(store, clock.clone(), telemetry, Handle::current());
+        Ok(Place { directory, settings: Arc::new(settings), clock, _folder: folder })
+    }
+
+    impl Place {
+        async fn ann(&self) -> Result<Arc<Account>, store::Error> {
+            let claims = Claims {
+                account: AccountId::from_bytes([1; 16]),
+                display_name: "Ann".into(),
+                nickname: None,
+                email: None,
+            };
+            let known = Known {
+                identity: VerifiedIdentity::vouched_for(claims),
+                profile_as_of: at(0),
+                membership: Membership::new(at(0), Vec::new()),
+            };
+            let grant = Grant {
+                access_token: Secret::new("access".to_owned()),
+                refresh_token: Some(Secret::new("refresh".to_owned())),
+                expires_at: at(1_000_000),
+                scopes: None,
+                obtained_at: at(0),
+                refreshing_since: None,
+            };
+            self.directory.learn(known, &grant, at(0)).await
+        }
+
+        async fn answer(&self, account: &Arc<Account>, now: u64) -> Answer {
+            self.clock.advance(at(now).since(self.clock.now()));
+            self.directory.answer(account, &self.settings, None, at(now)).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_membership_too_old_to_believe_and_nobody_to_ask_is_no_answer() -> Outcome {
+        let place = place(Duration::ZERO)?;
+        let ann = place.ann().await?;
+        assert!(place.directory.believed(&ann, &place.settings, None, at(3_599)).is_some());
+        assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
+        assert!(matches!(place.answer(&ann, 3_600).await, Answer::CannotTell { .. }));
+        // Asked again at once, it does not bother Bitbucket again: it says when to come back.
+        let Answer::CannotTell { retry_after, since } = place.answer(&ann, 3_601).await else {
+            return Err("an answer from nobody".into());
+        };
+        assert_eq!((retry_after, since), (Duration::from_secs(4), at(3_600)));
+        assert_eq!(ann.condition(), Condition::Good);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn during_an_outage_what_was_known_is_believed_up_to_the_grace() -> Outcome {
+        let place = place(Duration::from_secs(7_200))?;
+        let ann = place.ann().await?;
+        assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
+        assert!(matches!(place.answer(&ann, 3_600).await, Answer::Known(_)));
+        assert!(matches!(place.answer(&ann, 7_199).await, Answer::Known(_)));
+        assert!(matches!(place.answer(&ann, 7_200).await, Answer::CannotTell { .. }));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_while_a_question_is_under_way_joins_it() -> Outcome {
+        let place = place(Duration::ZERO)?;
+        let ann = place.ann().await?;
+        let first = place.directory.requery(&ann, &place.settings);
+        let second = place.directory.requery(&ann, &place.settings);
+        assert!(first.same_channel(&second));
+        let mut done = first;
+        done.wait_for(|done| *done).await?;
+        assert!(!place.directory.requery(&ann, &place.settings).same_channel(&done));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_account_is_read_back_with_what_was_known_of_it() -> Outcome {
+        let place = place(Duration::ZERO)?;
+        let ann = place.ann().await?;
+        place.directory.0.accounts.invalidate(&ann.id());
+        let back = place.directory.account(ann.id(), at(5)).await?.ok_or("it is on disk")?;
+        assert_eq!(back.known().identity, ann.known().identity);
+        assert_eq!(back.known().membership, ann.known().membership);
+        assert!(place.directory.account(AccountId::from_bytes([9; 16]), at(5)).await?.is_none());
+        Ok(())
     }
 }

@@ -78,7 +78,12 @@ impl Live {
     }
 
     /// The session under `key`, if it is in memory and still counts. The request path: one lookup, no I/O.
-    pub fn in_memory(&self, key: &SessionKey, settings: &Settings, now: Timestamp) -> Option<Arc<LiveSession>> {
+    pub fn in_memory(
+        &self,
+        key: &SessionKey,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Option<Arc<LiveSession>> {
         let session = self.0.sessions.pin().get(key).cloned()?;
         if session.account.is_evicted() || !session.is_live(settings, now) {
             return None;
@@ -220,7 +225,13 @@ impl Live {
         Ok(())
     }
 
-    fn keep(&self, key: SessionKey, record: Record, account: Arc<Account>, now: Timestamp) -> Arc<LiveSession> {
+    fn keep(
+        &self,
+        key: SessionKey,
+        record: Record,
+        account: Arc<Account>,
+        now: Timestamp,
+    ) -> Arc<LiveSession> {
         let session = Arc::new(LiveSession {
             key,
             used_at: AtomicU64::new(now.unix_millis()),
@@ -253,3 +264,167 @@ pub struct Browser {
 const TOMBSTONE: Duration = Duration::from_secs(300);
 /// How often [`Live::tidy`] is called.
 pub const TIDY_EVERY: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::directory::Known;
+    use crate::entropy::Entropy;
+    use crate::identity::{Claims, VerifiedIdentity};
+    use crate::keys::Keyring;
+    use crate::membership::Membership;
+    use crate::secret::Secret;
+    use crate::store::Grant;
+    use crate::telemetry::Telemetry;
+    use crate::telemetry::audit::EndReason;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    const SETTINGS: Settings =
+        Settings { lifetime: Duration::from_secs(1_000), idle: Duration::from_secs(100) };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_000_000 + seconds)
+    }
+
+    /// A store on disk, and gateways that come and go in front of it.
+    struct Place {
+        store: Store,
+        clock: Clock,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Result<Place, Box<dyn std::error::Error>> {
+            let folder = tempfile::tempdir()?;
+            let (entropy, telemetry) = (Entropy::system(), Telemetry::unheard()?);
+            let ring = Arc::new(Keyring::ephemeral(&entropy)?);
+            let store = Store::open(folder.path(), ring, entropy, telemetry.metrics)?;
+            Ok(Place { store, clock: Clock::manual(at(0)), _folder: folder })
+        }
+
+        /// A gateway that knows nothing but what is on disk.
+        fn gateway(&self) -> Result<(Live, Directory), Box<dyn std::error::Error>> {
+            let handle = tokio::runtime::Handle::current();
+            let directory =
+                Directory::new(self.store.clone(), self.clock.clone(), Telemetry::unheard()?, handle);
+            Ok((Live::new(self.store.clone(), directory.clone()), directory))
+        }
+    }
+
+    async fn ann(directory: &Directory) -> Result<Arc<Account>, store::Error> {
+        let claims = Claims {
+            account: AccountId::from_bytes([1; 16]),
+            display_name: "Ann".into(),
+            nickname: None,
+            email: None,
+        };
+        let known = Known {
+            identity: VerifiedIdentity::vouched_for(claims),
+            profile_as_of: at(0),
+            membership: Membership::new(at(0), Vec::new()),
+        };
+        let grant = Grant {
+            access_token: Secret::new("access".to_owned()),
+            refresh_token: None,
+            expires_at: at(7_200),
+            scopes: None,
+            obtained_at: at(0),
+            refreshing_since: None,
+        };
+        directory.learn(known, &grant, at(0)).await
+    }
+
+    const KEY: SessionKey = SessionKey([7; 32]);
+
+    #[tokio::test]
+    async fn a_session_is_found_by_a_gateway_that_never_saw_it_begin() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
+        let (other, _) = place.gateway()?;
+        assert!(other.in_memory(&KEY, &SETTINGS, at(1)).is_none());
+        let found = other.find(KEY, &SETTINGS, at(1)).await?;
+        assert_eq!(found.map(|session| session.account.id()), Some(AccountId::from_bytes([1; 16])));
+        assert!(other.in_memory(&KEY, &SETTINGS, at(2)).is_some());
+        assert!(other.find(SessionKey([8; 32]), &SETTINGS, at(1)).await?.is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_is_over_in_memory_and_on_disk() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
+        live.end(KEY, at(1)).await?;
+        assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
+        assert!(live.find(KEY, &SETTINGS, at(1)).await?.is_none());
+        let (other, _) = place.gateway()?;
+        assert!(other.find(KEY, &SETTINGS, at(1)).await?.is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_look_up_that_was_under_way_does_not_bring_an_ended_session_back() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        let account = ann(&directory).await?;
+        let session = live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
+        live.end(KEY, at(1)).await?;
+        // What `find` does when it had read the record before the end and keeps it after.
+        let late = live.keep(KEY, session.record.clone(), account, at(1));
+        assert!(!late.is_live(&SETTINGS, at(1)));
+        assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_ended_account_takes_all_its_sessions_along() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        let account = ann(&directory).await?;
+        let other_key = SessionKey([8; 32]);
+        live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
+        live.begin(other_key, account.clone(), Browser::default(), at(0)).await?;
+        directory.end(&account, EndReason::GrantWithdrawn).await;
+        for key in [KEY, other_key] {
+            assert!(live.find(key, &SETTINGS, at(1)).await?.is_none());
+        }
+        assert!(place.store.grant(account.id()).await?.is_none());
+        // Signing in anew works, and leaves the old ones dead.
+        let again = ann(&directory).await?;
+        let new_key = SessionKey([9; 32]);
+        live.begin(new_key, again, Browser::default(), at(2)).await?;
+        assert!(live.find(new_key, &SETTINGS, at(2)).await?.is_some());
+        assert!(live.find(KEY, &SETTINGS, at(2)).await?.is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn uses_are_written_down_in_batches_and_survive() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
+        assert!(live.in_memory(&KEY, &SETTINGS, at(90)).is_some());
+        live.tidy(&SETTINGS, at(91)).await?;
+        // Idle by its beginning, alive by its last use.
+        let (other, _) = place.gateway()?;
+        assert!(other.find(KEY, &SETTINGS, at(150)).await?.is_some());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_by_disuse_and_by_age() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
+        for second in (50..1_000).step_by(50) {
+            assert!(live.find(KEY, &SETTINGS, at(second)).await?.is_some(), "{second}");
+        }
+        assert!(live.find(KEY, &SETTINGS, at(1_000)).await?.is_none());
+        live.tidy(&SETTINGS, at(1_000)).await?;
+        assert_eq!(live.count(), 0);
+        Ok(())
+    }
+}

@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn the_most_recently_used_are_asked_about_first_and_the_unused_not_at_all() {
-        let accounts = [account(1, 0, 4_000), account(2, 0, 4_500), account(3, 4_400, 4_500), account(4, 0, 100)];
+        let accounts =
+            [account(1, 0, 4_000), account(2, 0, 4_500), account(3, 4_400, 4_500), account(4, 0, 100)];
         assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 9), [2, 1]);
         assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 1), [2]);
     }

@@ -43,7 +43,9 @@ pub async fn keep_young(directory: Directory, settings: impl Fn() -> Arc<Setting
         let standings = standings.map(|account| Standing {
             as_of: account.known.load().membership.as_of(),
             used_at: Timestamp::from_unix_millis(account.used_at.load(Ordering::Relaxed)),
-            not_before: account.trouble().map_or(Timestamp::from_unix_millis(0), |trouble| trouble.not_before),
+            not_before: account
+                .trouble()
+                .map_or(Timestamp::from_unix_millis(0), |trouble| trouble.not_before),
             spread: account.id.to_bytes()[15],
             key: account.id,
         });
@@ -128,7 +130,11 @@ impl From<store::Error> for Setback {
 
 impl From<bitbucket::Error> for Setback {
     fn from(error: bitbucket::Error) -> Setback {
-        if error.remedy() == Remedy::Refuse(Refusal::Inactive) { Setback::Deactivated } else { Setback::Bitbucket(error) }
+        if error.remedy() == Remedy::Refuse(Refusal::Inactive) {
+            Setback::Deactivated
+        } else {
+            Setback::Bitbucket(error)
+        }
     }
 }
 
@@ -194,7 +200,10 @@ async fn ask_with(
 }
 
 /// Who a token speaks for: profile and e-mail, asked at the same time.
-pub(crate) async fn who(bitbucket: &Bitbucket, token: &Secret<String>) -> Result<VerifiedIdentity, bitbucket::Error> {
+pub(crate) async fn who(
+    bitbucket: &Bitbucket,
+    token: &Secret<String>,
+) -> Result<VerifiedIdentity, bitbucket::Error> {
     let (profile, email) = tokio::join!(bitbucket.profile(token), bitbucket.primary_email(token));
     Ok(identity(profile?, email?))
 }
@@ -304,7 +313,9 @@ impl Directory {
         let mut teams = membership.teams().to_vec();
         for name in configured {
             let TeamName::Slug(slug) = name else { continue };
-            let Some(at) = teams.iter().position(|team| team.confirmed && team.slug == *slug) else { continue };
+            let Some(at) = teams.iter().position(|team| team.confirmed && team.slug == *slug) else {
+                continue;
+            };
             if let Pin::Different(pinned) = self.0.store.pin_if_new(slug, teams[at].id).await? {
                 let taken = teams.swap_remove(at);
                 let event = Event::SlugChanged { slug: slug.to_string(), pinned, found: taken.id };
@@ -331,7 +342,9 @@ async fn refresh(
     let inner = &directory.0;
     let (mut grant, mut version) = (grant, version);
     loop {
-        let Some(refresh_token) = grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone())) else {
+        let Some(refresh_token) =
+            grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone()))
+        else {
             return Err(Setback::GrantGone);
         };
         let interrupted_before = grant.refreshing_since.is_some();
@@ -362,7 +375,11 @@ async fn refresh(
                     continue;
                 }
                 let lost = interrupted_before;
-                inner.telemetry.metrics.token_refreshes.inc(if lost { RefreshOutcome::Lost } else { RefreshOutcome::Refused });
+                inner.telemetry.metrics.token_refreshes.inc(if lost {
+                    RefreshOutcome::Lost
+                } else {
+                    RefreshOutcome::Refused
+                });
                 return Err(if lost { Setback::GrantLost } else { Setback::GrantGone });
             }
             Err(error) => {
