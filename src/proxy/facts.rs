@@ -82,13 +82,15 @@ pub const MAX_FIELDS: usize = 100;
 /// How long they may be together, in bytes.
 pub const MAX_FIELD_BYTES: usize = 32 * 1024;
 
-/// Reads a request.
+/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; it is looked at only where
+/// there is a Transfer-Encoding.
 ///
 /// # Errors
 ///
 /// [`Unreadable`], with the host and path left out: what cannot be understood is not repeated.
 pub fn read(
     header: &RequestHeader,
+    head: &[u8],
     peer: Peer,
     edge: &Edge,
     ids: &RequestIds,
@@ -109,7 +111,7 @@ pub fn read(
         client: client(&header.headers, peer.address, edge),
         request_id,
     };
-    let target = match understand(header, &mut arrival) {
+    let target = match understand(header, head, &mut arrival) {
         Ok(target) => target,
         Err(unreadable) => return Err((unreadable, Box::new(arrival))),
     };
@@ -121,7 +123,11 @@ pub fn read(
     Ok(Reading { arrival, target, proto, via, peer: peer.address.to_canonical() })
 }
 
-fn understand(header: &RequestHeader, arrival: &mut Arrival) -> Result<Target<'static>, Unreadable> {
+fn understand(
+    header: &RequestHeader,
+    head: &[u8],
+    arrival: &mut Arrival,
+) -> Result<Target<'static>, Unreadable> {
     let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header.headers.len() > MAX_FIELDS || bytes > MAX_FIELD_BYTES {
         return Err(Unreadable::TooManyHeaders);
@@ -133,7 +139,7 @@ fn understand(header: &RequestHeader, arrival: &mut Arrival) -> Result<Target<'s
     {
         return Err(Unreadable::Method);
     }
-    framing(&header.headers)?;
+    framing(&header.headers, head)?;
     let authority = authority(header)?;
     let host = canonical_host(authority)?;
     arrival.host = host.name.as_ref().into();
@@ -162,9 +168,9 @@ fn authority(header: &RequestHeader) -> Result<&str, Refusal> {
     }
 }
 
-/// Pingora lets Transfer-Encoding win over Content-Length and takes equal Content-Lengths twice; both are how
-/// requests are smuggled past the next parser.
-fn framing(headers: &HeaderMap) -> Result<(), Unreadable> {
+/// Pingora lets Transfer-Encoding win over Content-Length, which it then takes away, and takes equal
+/// Content-Lengths twice; both are how requests are smuggled past the next parser.
+fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
@@ -176,9 +182,20 @@ fn framing(headers: &HeaderMap) -> Result<(), Unreadable> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(coding), None)
+            if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && !names_a_length(head) =>
+        {
+            Ok(())
+        }
         _ => Err(Unreadable::Framing),
     }
+}
+
+fn names_a_length(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes())
+    })
 }
 
 /// The client: the other end, or what the nearest proxies of ours say of it. Read from the right, since
@@ -276,7 +293,7 @@ mod tests {
         let edge = Edge::for_tests()?;
         let peer = Peer { address: peer.parse()?, tls: Tls::No };
         let ids = RequestIds::new(&Entropy::system());
-        Ok(read(&header(wire)?, peer, &edge, &ids, NOW).map_err(|(why, _)| why))
+        Ok(read(&header(wire)?, b"", peer, &edge, &ids, NOW).map_err(|(why, _)| why))
     }
 
     #[test]
@@ -413,6 +430,24 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_was_taken_away_is_seen_all_the_same() -> Result<(), Box<dyn Error>> {
+        let header = header(("POST", "/", &[("host", "a.example"), ("transfer-encoding", "chunked")]))?;
+        let (edge, ids) = (Edge::for_tests()?, RequestIds::new(&Entropy::system()));
+        let peer = Peer { address: VISITOR.parse()?, tls: Tls::No };
+        for (head, refused) in [
+            ("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nX: Content-Length: 5\r\nContent-Lengths: 5\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", true),
+            ("POST / HTTP/1.1\ncontent-LENGTH:5\n\n", true),
+            ("POST / HTTP/1.1\r\nX: y\r\nCONTENT-LENGTH : 5\r\n\r\n", true),
+        ] {
+            let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
+            assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::Framing), "{head}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn headers_have_a_limit_in_number_and_in_bytes() -> Result<(), Box<dyn Error>> {
         let many = |count: usize| -> Result<_, Box<dyn Error>> {
             let mut fields = vec![("host", "a.example")];
@@ -476,7 +511,7 @@ mod tests {
         let header = header(("GET", "*", &[("host", "a.example"), ("x-forwarded-for", "198.51.100.1")]))?;
         let peer = Peer { address: PROXY.parse()?, tls: Tls::No };
         let ids = RequestIds::new(&Entropy::system());
-        let Err((_, arrival)) = read(&header, peer, &Edge::for_tests()?, &ids, NOW) else {
+        let Err((_, arrival)) = read(&header, b"", peer, &Edge::for_tests()?, &ids, NOW) else {
             return Err("`*` is no target".into());
         };
         assert_eq!(arrival.client, "198.51.100.1".parse::<IpAddr>()?);

@@ -339,7 +339,7 @@ mod tests {
         let ids = RequestIds::new(&Entropy::system());
         let peer = Peer { address: peer.0.parse()?, tls: peer.1 };
         let now = Timestamp::from_unix_seconds(1_800_000_000);
-        let reading = read(&request, peer, edge, &ids, now).map_err(|(why, _)| why)?;
+        let reading = read(&request, b"", peer, edge, &ids, now).map_err(|(why, _)| why)?;
         let cookies = cookie::Settings::new(None, Secure::Yes, SameSite::Lax);
         dress(&mut request, &reading, edge, &cookies, outgoing)?;
         Ok(Dressed(request))
