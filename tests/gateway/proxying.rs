@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,7 +64,9 @@ async fn bodies_arrive_byte_for_byte_in_both_directions() -> Checked {
         let request = Request::new("PUT", &setup.url(target)).body(body.clone());
         ben.fetch(request).await?.expect(200)?;
         let received = setup.upstream.received_at(target);
-        let [request] = received.as_slice() else { return Err(format!("{target}: {} requests", received.len()).into()) };
+        let [request] = received.as_slice() else {
+            return Err(format!("{target}: {} requests", received.len()).into());
+        };
         assert!(request.body == body, "{target}");
         assert_eq!(request.all("content-length"), [length.to_string()], "{target}");
 
@@ -73,7 +74,9 @@ async fn bodies_arrive_byte_for_byte_in_both_directions() -> Checked {
         let request = Request::new("PUT", &setup.url(&in_chunks)).header("Transfer-Encoding", "chunked");
         ben.fetch(request.body(chunked(&body, 1_000))).await?.expect(200)?;
         let received = setup.upstream.received_at(&in_chunks);
-        let [request] = received.as_slice() else { return Err(format!("{in_chunks}: {} requests", received.len()).into()) };
+        let [request] = received.as_slice() else {
+            return Err(format!("{in_chunks}: {} requests", received.len()).into());
+        };
         assert!(request.body == body, "{in_chunks}");
         assert_eq!(request.all("content-length"), [""; 0], "{in_chunks}");
 
@@ -162,10 +165,12 @@ async fn blunt_app(answer: &'static [u8]) -> Checked<SocketAddr> {
 async fn a_client_that_waits_for_a_go_ahead_gets_the_apps() -> Checked {
     let app = TcpListener::bind("127.0.0.1:0").await?;
     let address = app.local_addr()?;
-    let config = Config::default().route(&format!("name: up, path: /up, access: public, upstream: \"http://{address}\""));
+    let config = Config::default()
+        .route(&format!("name: up, path: /up, access: public, upstream: \"http://{address}\""));
     let setup = Setup::with(config).await?;
     let mut wire = Wire::connect(setup.gateway.address()).await?;
-    let request = Request::new("POST", &setup.url("/up")).headers(&[("Expect", "100-continue"), ("Content-Length", "5")]);
+    let request = Request::new("POST", &setup.url("/up"))
+        .headers(&[("Expect", "100-continue"), ("Content-Length", "5")]);
     wire.send(&request.bytes()).await?;
 
     let (mut stream, _) = app.accept().await?;
@@ -202,10 +207,14 @@ async fn the_apps_headers_pass_and_those_of_its_connection_do_not() -> Checked {
     let response = exchange(&mut wire, &lasting("GET", &setup.url("/public/headers"))).await?;
     assert_eq!(response.expect(200)?.body, b"ok");
     assert_eq!(response.all("set-cookie"), ["a=1; Path=/", "b=2; HttpOnly", "a=3"]);
-    for (name, value) in [("x-custom-name", "Werté"), ("server", "app/1.0"), ("etag", "\"x\""), ("content-type", "text/plain")] {
+    for (name, value) in
+        [("x-custom-name", "Werté"), ("server", "app/1.0"), ("etag", "\"x\""), ("content-type", "text/plain")]
+    {
         assert_eq!(response.all(name), [value], "{name}");
     }
-    for name in ["keep-alive", "x-hop", "x-other-hop", "proxy-authenticate", "proxy-connection", "transfer-encoding"] {
+    for name in
+        ["keep-alive", "x-hop", "x-other-hop", "proxy-authenticate", "proxy-connection", "transfer-encoding"]
+    {
         assert_eq!(response.all(name), [""; 0], "{name}");
     }
     let received = setup.upstream.received_at("/public/headers");
@@ -224,7 +233,10 @@ async fn an_answer_to_somebody_signed_in_is_theirs_alone() -> Checked {
         ("Cache-Control: max-age=60, s-maxage=90\r\n", "private, max-age=60"),
         ("Cache-Control: no-store\r\n", "no-store"),
         ("Cache-Control: Private, max-age=5\r\n", "Private, max-age=5"),
-        ("Cache-Control: no-cache\r\nCache-Control: must-revalidate\r\n", "private, no-cache, must-revalidate"),
+        (
+            "Cache-Control: no-cache\r\nCache-Control: must-revalidate\r\n",
+            "private, no-cache, must-revalidate",
+        ),
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\n{said}Vary: Accept\r\nContent-Length: 2\r\n\r\nok");
         setup.upstream.script("/page", answer.clone());
@@ -234,7 +246,8 @@ async fn an_answer_to_somebody_signed_in_is_theirs_alone() -> Checked {
         assert_eq!(response.all("vary").join(", "), "Accept, Cookie", "{said}");
 
         let public = ben.get(&setup.url("/public/page")).await?;
-        let own: Vec<&str> = said.lines().filter_map(|line| line.split_once(": ")).map(|(_, value)| value).collect();
+        let own: Vec<&str> =
+            said.lines().filter_map(|line| line.split_once(": ")).map(|(_, value)| value).collect();
         assert_eq!(public.expect(200)?.all("cache-control"), own, "{said}");
         assert_eq!(public.all("vary"), ["Accept"], "{said}");
     }
@@ -279,7 +292,8 @@ async fn a_host_arrives_as_it_was_asked_for() -> Checked {
         ("wiki.example.com.:8443", "wiki.example.com:8443"),
         ("[::1]:81", "[::1]:81"),
     ] {
-        let response = Browser::new().fetch(Request::get(&setup.url("/public/a")).header("Host", asked)).await?;
+        let response =
+            Browser::new().fetch(Request::get(&setup.url("/public/a")).header("Host", asked)).await?;
         response.expect(200)?;
         assert_eq!(response.echoed_all("host")?, [told], "{asked}");
         assert_eq!(response.echoed_all("x-forwarded-host")?, [told], "{asked}");
@@ -316,7 +330,11 @@ async fn what_anybody_forwards_is_not_believed() -> Checked {
     assert!(!response.text().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
     assert_eq!(response.echoed_all("tracestate")?, [""; 0]);
     eventually("the access line names the other end", async || {
-        Ok(setup.gateway.access().iter().any(|line| line["path"] == "/public/a" && line["client"] == "127.0.0.1"))
+        Ok(setup
+            .gateway
+            .access()
+            .iter()
+            .any(|line| line["path"] == "/public/a" && line["client"] == "127.0.0.1"))
     })
     .await
 }
@@ -375,7 +393,11 @@ async fn fails(setup: &Setup, path: &str, address: SocketAddr, status: u16, kind
             let log = setup.gateway.log().into_iter().find(said);
             let access = setup.gateway.access().into_iter().find(said);
             let (Some(log), Some(access)) = (log, access) else { return Ok(false) };
-            assert_eq!(log["upstream"], format!("{}://{address}", if path == "/tls" { "https" } else { "http" }), "{log}");
+            assert_eq!(
+                log["upstream"],
+                format!("{}://{address}", if path == "/tls" { "https" } else { "http" }),
+                "{log}"
+            );
             assert_eq!(log["level"].as_str().map(str::to_lowercase).as_deref(), Some("warn"), "{log}");
             let kind = access["upstream_error"].as_str().unwrap_or("nothing");
             assert!(kinds.contains(&kind), "{path}: {kind}");
@@ -402,7 +424,9 @@ async fn an_app_that_is_not_there_is_a_page_that_does_not_say_where_it_would_be(
 async fn an_app_that_breaks_off_or_talks_nonsense_is_a_page() -> Checked {
     let garbage = blunt_app(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").await?;
     let lengths = blunt_app(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!").await?;
-    let unasked = blunt_app(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n").await?;
+    let unasked =
+        blunt_app(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+            .await?;
     let config = Config::default()
         .route(&route_to("garbage", garbage))
         .route(&route_to("lengths", lengths))
@@ -411,7 +435,7 @@ async fn an_app_that_breaks_off_or_talks_nonsense_is_a_page() -> Checked {
     fails(&setup, "/public/drop", setup.upstream.address(), 502, &["closed"]).await?;
     fails(&setup, "/garbage", garbage, 502, &["garbage"]).await?;
     fails(&setup, "/lengths", lengths, 502, &["garbage"]).await?;
-    fails(&setup, "/unasked", unasked, 502, &["garbage", "other"]).await
+    fails(&setup, "/unasked", unasked, 502, &["garbage"]).await
 }
 
 #[tokio::test]
@@ -554,11 +578,16 @@ async fn a_body_that_is_refused_does_not_become_the_next_request() -> Checked {
         for body in [smuggled.as_bytes(), long.as_bytes()] {
             for framing in ["length", "chunks", "go-ahead"] {
                 let what = format!("{target} {status} {framing} {}", body.len());
+                if framing == "go-ahead" && target.starts_with("/.teamgate/") {
+                    // Our own pages do want it; the next test.
+                    continue;
+                }
                 let mut request = lasting("POST", &setup.url(target)).header("Cookie", cookie);
                 request = match framing {
                     "length" => request.body(body),
                     "chunks" => request.header("Transfer-Encoding", "chunked").body(chunked(body, 500)),
-                    _ => request.headers(&[("Expect", "100-continue"), ("Content-Length", &body.len().to_string())]),
+                    _ => request
+                        .headers(&[("Expect", "100-continue"), ("Content-Length", &body.len().to_string())]),
                 };
                 let mut wire = Wire::connect(setup.gateway.address()).await?;
                 // It may be closed before all of it is sent.
@@ -582,8 +611,35 @@ async fn a_body_that_is_refused_does_not_become_the_next_request() -> Checked {
 }
 
 #[tokio::test]
+async fn a_form_for_us_gets_its_go_ahead_and_a_limit() -> Checked {
+    let setup = Setup::new().await?;
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    let form = lasting("POST", &setup.url("/.teamgate/logout")).headers(&[
+        ("Expect", "100-continue"),
+        ("Content-Length", "3"),
+        ("Sec-Fetch-Site", "same-origin"),
+    ]);
+    wire.send(&form.bytes()).await?;
+    assert_eq!(wire.head().await?.status, 100);
+    wire.send(b"a=b").await?;
+    assert!(wire.response().await?.status < 400);
+
+    let vast = lasting("POST", &setup.url("/.teamgate/logout")).header("Sec-Fetch-Site", "same-origin");
+    let in_chunks = vast.clone().header("Transfer-Encoding", "chunked").body(chunked(&noise(70_000), 1_000));
+    let broken = vast.clone().header("Transfer-Encoding", "chunked").body("3\r\na=b\r\nzz\r\n");
+    for (request, status) in [(vast.body(noise(70_000)), 413), (in_chunks, 413), (broken, 400)] {
+        let mut wire = Wire::connect(setup.gateway.address()).await?;
+        // It may be closed before all of it is sent.
+        let _ = wire.send(&request.bytes()).await;
+        wire.response().await?.expect(status)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_app_may_answer_before_it_has_heard_everything() -> Checked {
-    let early = blunt_app(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge").await?;
+    let early =
+        blunt_app(b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge").await?;
     let setup = Setup::with(Config::default().route(&route_to("early", early))).await?;
     let mut wire = Wire::connect(setup.gateway.address()).await?;
     let length = 50 * 1024 * 1024;
@@ -615,12 +671,13 @@ async fn requests_sent_at_once_are_answered_in_order_or_not_at_all() -> Checked 
 async fn an_app_that_closed_a_kept_connection_costs_no_request() -> Checked {
     let setup = Setup::new().await?;
     for number in 0..5 {
-        setup.upstream.script("/public/last", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        setup
+            .upstream
+            .script("/public/last", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
         let browser = Browser::new();
         browser.get(&setup.url("/public/last")).await?.expect(200)?;
         let next = browser.get(&setup.url(&format!("/public/{number}"))).await?;
         next.expect(200)?;
     }
-    tokio::time::timeout(Duration::from_secs(60), std::future::ready(())).await?;
     Ok(())
 }
