@@ -411,6 +411,11 @@ impl ShutdownSignalWatch for Signals {
             _ = interrupt.recv() => {}
         }
         self.stop.send_replace(Stop::WhenIdle);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            stop.send_replace(Stop::AtOnce);
+        });
         ShutdownSignal::GracefulTerminate
     }
 }

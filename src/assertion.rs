@@ -98,7 +98,7 @@ pub struct Outgoing {
     route: Arc<Route>,
 }
 
-/// What was made for one session, by route. Bounded: see [`Cache::KEPT`].
+/// What was made for one session, by route. Bounded: see `Cache::KEPT`.
 #[derive(Default)]
 pub struct Cache(ArcSwap<Vec<Arc<Outgoing>>>);
 

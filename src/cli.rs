@@ -1,11 +1,12 @@
-//! The command line: `run | dev | validate | explain | version`.
+//! The command line: `run | dev | validate | explain | keys | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
 
 mod explain;
+mod keys;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Validate(ConfigFile),
     /// Say which route a request meets, and who may pass it.
     Explain(explain::Explain),
+    /// Make, list and rotate the keys of a secret file.
+    Keys(keys::Keys),
     /// Print version, commit and what speaks TLS.
     Version,
 }
@@ -106,6 +109,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(dev) => demonstrate(&dev),
         Command::Validate(file) => validate(&file),
         Command::Explain(explain) => explain.run(),
+        Command::Keys(keys) => keys.run(),
         Command::Version => {
             let (version, commit) = (telemetry::VERSION, telemetry::COMMIT);
             say(&format!("teamgate {version} ({commit})\nTLS: rustls, crypto: aws-lc-rs\n"))
@@ -145,11 +149,13 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
 fn fingerprint(file: &ConfigFile) -> String {
     let text = std::fs::read(&file.config).unwrap_or_default();
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-    hash.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(feature = "dev")]
 fn demonstrate(dev: &Dev) -> Result<(), Failure> {
+    use std::io::IsTerminal;
+
     use crate::dev::{self, Addresses};
 
     if io::stderr().is_terminal() {
@@ -167,7 +173,11 @@ fn demonstrate(dev: &Dev) -> Result<(), Failure> {
 
 fn validate(file: &ConfigFile) -> Result<(), Failure> {
     let compiled = load(file)?;
-    say(&format!("{}: {} routes, no problems\n", file.config.display(), compiled.routes.len()))
+    let routes = match compiled.routes.len() {
+        1 => "1 route".to_owned(),
+        several => format!("{several} routes"),
+    };
+    say(&format!("{}: {routes}, no problems\n", file.config.display()))
 }
 
 /// Prints to stdout.

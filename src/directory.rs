@@ -178,6 +178,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many accounts are kept in memory. Each weighs about a kilobyte; the rest are read back when used.
 const CAPACITY: u64 = 100_000;
 
+/// How old a grant must be to be forgotten for want of sessions: longer than a sign-in takes to its end.
+const SETTLING: Duration = Duration::from_secs(60);
+
 /// The directory. Cheap to clone.
 #[derive(Clone)]
 pub struct Directory(Arc<Inner>);
@@ -187,6 +190,8 @@ struct Inner {
     store: Store,
     clock: Clock,
     telemetry: Telemetry,
+    /// Until then Bitbucket wants to be left alone, by everybody. Milliseconds.
+    closed_until: AtomicU64,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
     runtime: Handle,
 }
@@ -202,7 +207,8 @@ impl Directory {
                 }
             })
             .build();
-        Directory(Arc::new(Inner { accounts, store, clock, telemetry, runtime }))
+        let closed_until = AtomicU64::new(0);
+        Directory(Arc::new(Inner { accounts, store, clock, telemetry, closed_until, runtime }))
     }
 
     /// The account, from memory or from the store; `None` when we know nothing of it.
@@ -276,8 +282,9 @@ impl Directory {
         route_max_age: Option<Duration>,
         now: Timestamp,
     ) -> Answer {
-        let held_off = account.trouble().filter(|trouble| now < trouble.not_before);
-        if held_off.is_none() {
+        let held_off = account.trouble().is_some_and(|trouble| now < trouble.not_before);
+        // A lost grant cannot ask; only the person's next page mends it.
+        if !held_off && account.condition() != Condition::GrantLost {
             let mut done = self.requery(account, settings);
             // The sender reports once or is dropped with its task; either way there is something to look at.
             let _ = tokio::time::timeout(PATIENCE, done.wait_for(|done| *done)).await;
@@ -336,9 +343,30 @@ impl Directory {
         self.0.telemetry.audit.record(self.0.clock.now(), &event);
     }
 
+    /// Forgets an account's tokens when its last session has ended: what nobody uses is not kept.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked or does not take it.
+    pub async fn forget_unused(&self, id: AccountId, now: Timestamp) -> Result<(), store::Error> {
+        let Some((grant, _)) = self.0.store.grant(id).await? else { return Ok(()) };
+        // A sign-in under way has written its grant and not yet its session.
+        let settled = now.since(grant.obtained_at) >= SETTLING;
+        if settled && self.0.store.sessions_of(id).await?.is_empty() {
+            self.0.store.delete_grant(id).await?;
+            self.0.accounts.invalidate(&id);
+        }
+        Ok(())
+    }
+
     /// All accounts in memory.
     pub fn accounts(&self) -> impl Iterator<Item = Arc<Account>> + '_ {
         self.0.accounts.iter().map(|(_, account)| account)
+    }
+
+    /// Since when nobody may ask Bitbucket anything in the background, if so.
+    fn closed_until(&self) -> Timestamp {
+        Timestamp::from_unix_millis(self.0.closed_until.load(Ordering::Acquire))
     }
 
     fn publish(&self, account: &Account, known: Arc<Known>) -> Changed {
@@ -524,6 +552,30 @@ mod tests {
         let mut done = first;
         done.wait_for(|done| *done).await?;
         assert!(!place.directory.requery(&ann, &place.settings).same_channel(&done));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn while_bitbucket_wants_to_be_left_alone_nobody_asks() -> Outcome {
+        let place = place(Duration::from_secs(7_200))?;
+        let ann = place.ann().await?;
+        place.directory.0.closed_until.store(at(4_000).unix_millis(), Ordering::Release);
+        // Nobody listens at this Bitbucket: had it been asked, it would be tried again in 5 s.
+        assert!(matches!(place.answer(&ann, 3_600).await, Answer::Known(_)));
+        let trouble = ann.trouble().ok_or("it was held off")?;
+        assert!(trouble.not_before >= at(4_000), "{trouble:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn tokens_that_no_session_uses_are_forgotten() -> Outcome {
+        let place = place(Duration::ZERO)?;
+        let ann = place.ann().await?;
+        let store = &place.directory.0.store;
+        place.directory.forget_unused(ann.id(), at(59)).await?;
+        assert!(store.grant(ann.id()).await?.is_some(), "a sign-in may be under way");
+        place.directory.forget_unused(ann.id(), at(60)).await?;
+        assert!(store.grant(ann.id()).await?.is_none());
         Ok(())
     }
 

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn only_a_person_looking_at_a_page_is_a_navigation() {
-        let rows: &[(&str, &Method, &[(&'static str, &'static str)], Shape)] = &[
+        type Row = (&'static str, &'static Method, &'static [(&'static str, &'static str)], Shape);
+        let rows: &[Row] = &[
             (
                 "modern browser",
                 &Method::GET,

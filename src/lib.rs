@@ -1,7 +1,8 @@
 //! teamgate: a reverse-proxy authentication gateway for teams on Bitbucket Cloud.
 //!
 //! The modules stand in import order: each may use the ones above it and none below. `tests/layers.rs`
-//! keeps that true. A reader with ten minutes reads [`gate`], [`policy`], [`proxy`] and knows the product.
+//! keeps that true; empty lines keep rustfmt from sorting them. A reader with ten minutes reads [`gate`],
+//! [`policy`], [`proxy`] and knows the product.
 //!
 //! # Glossary
 //!
@@ -33,27 +34,35 @@ pub mod route;
 pub mod session;
 
 // ── gateways: each hides one outside thing
+pub mod telemetry;
+
 pub mod bitbucket;
 pub mod keys;
 pub mod store;
-pub mod telemetry;
 
 // ── services: compose the above; no Pingora
-pub mod assertion;
 pub mod directory;
-pub mod gate;
+
+pub mod assertion;
 pub mod live;
+
+pub mod gate;
 pub mod login;
+
+// ── one configuration, compiled
+pub mod snapshot;
 
 // ── edges: HTTP in and out
 pub mod admin;
 pub mod pages;
 pub mod proxy;
-pub mod snapshot;
 
 // ── assembly
-pub mod app;
-pub mod cli;
 pub mod config;
+
+pub mod app;
+
 #[cfg(feature = "dev")]
 pub mod dev;
+
+pub mod cli;

@@ -158,8 +158,15 @@ impl Live {
         if let Some(session) = self.0.sessions.pin().get(&key) {
             session.ended.store(true, Ordering::Release);
         }
+        let account = match self.0.sessions.pin().get(&key) {
+            Some(session) => Some(session.record.account),
+            None => None,
+        };
         self.0.store.end_session(key).await?;
         self.0.sessions.pin().remove(&key);
+        if let Some(account) = account {
+            self.0.directory.forget_unused(account, now).await?;
+        }
         Ok(())
     }
 

@@ -88,7 +88,7 @@ pub enum Start {
         /// Cookies to set.
         cookies: Vec<HeaderValue>,
     },
-    /// The browser has been round [`ROUNDS`] times within a minute: explain instead of repeating.
+    /// The browser has been round `ROUNDS` times within a minute: explain instead of repeating.
     Loop {
         /// How often it has been round.
         rounds: u8,

@@ -244,7 +244,7 @@ impl fmt::Display for Error {
                 if let Some(wait) = wait {
                     write!(f, ", for {} s", wait.as_secs())?;
                 }
-                f.write_str("); lower directory.budget if it goes on")
+                f.write_str("); raise directory.refresh_after if it goes on")
             }
             Kind::Redirected => write!(
                 f,

@@ -37,7 +37,7 @@ pub struct Document {
     pub external_url: Option<Origin>,
     /// The proxies in front of teamgate whose `X-Forwarded-*` headers are believed. None unless named.
     pub trusted_proxies: Vec<Network>,
-    /// The OAuth consumer at Bitbucket, and which teams may sign in.
+    /// The OAuth client at Bitbucket, and which teams may sign in.
     #[schemars(extend("x-required" = true))]
     pub bitbucket: Bitbucket,
     /// How old an answer about somebody's teams may be.
@@ -124,16 +124,16 @@ impl Default for Admin {
 #[derive(Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bitbucket {
-    /// The OAuth consumer's key.
+    /// The OAuth client's id.
     #[schemars(extend("x-required" = true, "x-aliases" = ["clientID"], "examples" = ["$BITBUCKET_CLIENT_ID"]))]
     pub client_id: Option<Text>,
-    /// The OAuth consumer's secret. One of `client_secret` and `client_secret_file` is needed.
+    /// The OAuth client's secret. One of `client_secret` and `client_secret_file` is needed.
     #[schemars(extend("x-secret" = true, "x-aliases" = ["clientSecret"], "examples" = ["$BITBUCKET_CLIENT_SECRET"]))]
     pub client_secret: Option<Text>,
     /// A file whose first line is the secret.
     #[schemars(extend("examples" = ["/run/secrets/bitbucket"]))]
     pub client_secret_file: Option<Text>,
-    /// Where Bitbucket sends the browser back, exactly as the consumer's callback URL says. Unless given:
+    /// Where Bitbucket sends the browser back, exactly as the client's callback URL says. Unless given:
     /// `external_url` and `/.teamgate/callback`. Any path works, so that an old one can stay.
     #[schemars(extend("x-aliases" = ["redirectURI"], "examples" = ["https://gate.example.com/.teamgate/callback"]))]
     pub redirect_uri: Option<WebUrl>,

@@ -93,8 +93,19 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             );
             RequeryOutcome::Unavailable
         }
+        Err(Setback::Closed) => {
+            // Spread over the half minute after, or everybody would knock at the same moment.
+            let spread = Duration::from_millis(u64::from(account.id().to_bytes()[14]) * 117);
+            let (now, opens_at) = (inner.clock.now(), directory.closed_until().plus(spread));
+            hold_off(account, now, opens_at.since(now), Weather::Outage);
+            RequeryOutcome::Throttled
+        }
         Err(Setback::Bitbucket(error)) => {
-            note_trouble(account, inner.clock.now(), &error);
+            let now = inner.clock.now();
+            if let Remedy::RetryAfter(wait) = error.remedy() {
+                inner.closed_until.fetch_max(now.plus(wait).unix_millis(), Ordering::AcqRel);
+            }
+            note_trouble(account, now, &error);
             inner.telemetry.warn_limited(error.label(), inner.clock.now(), &error);
             match error.remedy() {
                 Remedy::RetryAfter(_) => RequeryOutcome::Throttled,
@@ -115,6 +126,8 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
 /// Why a re-query brought nothing.
 #[derive(Debug)]
 enum Setback {
+    /// Bitbucket wants to be left alone; nothing was sent.
+    Closed,
     GrantGone,
     GrantLost,
     Deactivated,
@@ -157,6 +170,9 @@ fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weat
 async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> Result<Known, Setback> {
     let inner = &directory.0;
     let now = inner.clock.now();
+    if now < directory.closed_until() {
+        return Err(Setback::Closed);
+    }
     let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(Setback::GrantGone)?;
     if now >= grant.expires_at.minus(TOKEN_MARGIN) {
         (grant, version) = refresh(directory, account.id(), settings, grant, version).await?;

@@ -90,7 +90,7 @@ pub enum Error {
     #[error("no signing key could be generated; restart teamgate")]
     Generation,
     /// aws-lc signed nothing. Not known to happen.
-    #[error("the signing key does not sign; `teamgate keys rotate` makes another")]
+    #[error("the signing key does not sign; restart teamgate, and report this if it goes on")]
     Signature,
     /// The claims do not serialise: a bug.
     #[error("the claims cannot be written as JSON: {0}")]
@@ -168,7 +168,7 @@ impl SigningKeys {
     }
 
     /// The set with a new key that takes over as soon as it has been published for long enough, whatever the
-    /// calendar says: for `teamgate keys rotate`.
+    /// calendar says: for emergencies.
     ///
     /// # Errors
     ///

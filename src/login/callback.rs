@@ -91,8 +91,9 @@ impl Login {
                 if let (Some(_), Some(return_to)) = (current, &return_to) {
                     return Ok(SignedIn { return_to: return_to.clone(), cookies: Vec::new() });
                 }
-                self.telemetry.metrics.sign_ins.inc(outcome(&FailureKind::State(mismatch)));
-                return Err(Failure { kind: FailureKind::State(mismatch), return_to, cookies: Vec::new() });
+                let kind = FailureKind::State(mismatch);
+                self.note(&kind, facts);
+                return Err(Failure { kind, return_to, cookies: Vec::new() });
             }
         };
         let return_to = ReturnTo::checked_before(matched.return_to.clone());
@@ -103,20 +104,25 @@ impl Login {
                 Ok(SignedIn { return_to, cookies })
             }
             Err(kind) => {
-                self.telemetry.metrics.sign_ins.inc(outcome(&kind));
-                let event = Event::SignInFailed {
-                    outcome: outcome(&kind),
-                    account: match &kind {
-                        FailureKind::NotInAnyTeam(identity) => Some(identity.account()),
-                        _ => None,
-                    },
-                    client: facts.client,
-                    request_id: facts.request_id.to_owned(),
-                };
-                self.telemetry.audit.record(self.clock.now(), &event);
+                self.note(&kind, facts);
                 Err(Failure { kind, return_to: Some(return_to), cookies: vec![clear] })
             }
         }
+    }
+
+    /// Counts and records a sign-in that ended without a session.
+    fn note(&self, kind: &FailureKind, facts: &Facts<'_>) {
+        self.telemetry.metrics.sign_ins.inc(outcome(kind));
+        let event = Event::SignInFailed {
+            outcome: outcome(kind),
+            account: match kind {
+                FailureKind::NotInAnyTeam(identity) => Some(identity.account()),
+                _ => None,
+            },
+            client: facts.client,
+            request_id: facts.request_id.to_owned(),
+        };
+        self.telemetry.audit.record(self.clock.now(), &event);
     }
 
     fn believe(

@@ -3,6 +3,7 @@
 //! Owns: what must hold before the first operation, and sealing anew under a new key.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,7 +154,9 @@ impl PidFile {
     /// Without it the message names no process; nothing else depends on it.
     pub(super) fn write(dir: &Path) -> PidFile {
         let path = dir.join(PID_FILE);
-        let _ = fs::write(&path, format!("{}\n", std::process::id()));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let _ = options.open(&path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
         PidFile(path)
     }
 

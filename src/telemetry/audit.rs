@@ -137,16 +137,10 @@ pub enum Event {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
-    /// The person ended all of their sessions.
-    SignedOutEverywhere,
-    /// An operator ended them.
-    Revoked,
     /// The account withdrew the app at Bitbucket.
     GrantWithdrawn,
     /// The account is deactivated at Bitbucket.
     AccountDeactivated,
-    /// The account is in none of the configured teams any more.
-    InNoTeam,
 }
 
 fn short<S: Serializer>(session: &SessionKey, serializer: S) -> Result<S::Ok, S::Error> {

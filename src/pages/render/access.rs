@@ -1,4 +1,6 @@
 //! What a signed-in visitor hears who is not let in, or of whom it cannot be told.
+//!
+//! Owns: the words of a refusal and of a "cannot tell", and the way on. Must not know: the rule that decided.
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! The pages about oneself: who am I, sign out, signed out. For people only; programs read `userinfo`.
+//!
+//! Owns: what a person sees of account, groups and sessions. Must not know: where these are kept.
 
 use askama::Template;
 use bytes::Bytes;

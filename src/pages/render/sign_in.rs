@@ -1,4 +1,6 @@
 //! Asking for a sign-in, and what can go wrong on the way to Bitbucket and back.
+//!
+//! Owns: the words for each way a sign-in fails, and the way on. Must not know: what decides that it failed.
 
 use std::time::Duration;
 
