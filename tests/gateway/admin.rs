@@ -146,7 +146,7 @@ async fn what_happens_to_requests_is_counted_by_route_decision_and_status() -> C
         Ok(expected.iter().all(|(sample, count)| now.more(&before, sample) == *count))
     })
     .await
-    .or_else(|error| Err(format!("{error}; wanted {expected:?}")))?;
+    .map_err(|error| format!("{error}; wanted {expected:?}"))?;
     // An answer is counted when its last byte is out; nothing is left in flight but nobody's.
     eventually("nothing is in flight", async || {
         Ok(Metrics::of(&setup).await?.get("teamgate_requests_in_flight") == 0.0)

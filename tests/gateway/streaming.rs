@@ -131,10 +131,13 @@ async fn an_answer_that_is_no_stream_does_not() -> Checked {
     Ok(())
 }
 
+/// What a browser or a program says besides.
+type Fields<'a> = &'a [(&'static str, &'a str)];
+
 type Socket = WebSocketStream<TcpStream>;
 
 /// Opens a WebSocket at `target`, or says with which status it was refused.
-async fn open(setup: &Setup, target: &str, fields: &[(&'static str, &str)]) -> Checked<Result<Socket, u16>> {
+async fn open(setup: &Setup, target: &str, fields: Fields<'_>) -> Checked<Result<Socket, u16>> {
     let stream = TcpStream::connect(setup.gateway.address()).await?;
     let mut request = format!("ws://{}{target}", setup.gateway.address()).into_client_request()?;
     for (name, value) in fields {
@@ -201,7 +204,7 @@ async fn a_websocket_carries_messages_of_any_size_both_ways() -> Checked {
         echoed(&mut socket, Message::text("hällo")).await?;
         echoed(&mut socket, Message::text("")).await?;
         for size in [1, 125, 126, 65_535, 65_536, 1024 * 1024] {
-            let body: Vec<u8> = (0..size).map(|at: usize| (at * 31 >> 3) as u8).collect();
+            let body: Vec<u8> = (0..size).map(|at: usize| ((at * 31) >> 3) as u8).collect();
             echoed(&mut socket, Message::binary(body)).await?;
         }
         let goodbye = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
@@ -233,7 +236,7 @@ async fn a_websocket_opens_to_those_only_who_may_and_mean_it() -> Checked {
     let cleo = cookie(&cleo)?.ok_or("no cookie")?;
     let origin = setup.url("");
     let https = origin.replace("http:", "https:");
-    let rows: &[(&str, &[(&'static str, &str)], u16)] = &[
+    let rows: &[(&str, Fields<'_>, u16)] = &[
         ("nobody", &[], 401),
         ("nobody, from our page", &[("Origin", &origin)], 401),
         ("a forged session", &[("Cookie", "teamgate=AAAA")], 401),
