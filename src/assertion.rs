@@ -106,9 +106,16 @@ impl Cache {
     /// How many routes' headers a session keeps. One that visits more makes some of them again.
     const KEPT: usize = 32;
 
-    fn find(&self, route: &Arc<Route>, audience: &str, known: &Arc<Known>, now: Timestamp) -> Option<Arc<Outgoing>> {
+    fn find(
+        &self,
+        route: &Arc<Route>,
+        audience: &str,
+        known: &Arc<Known>,
+        now: Timestamp,
+    ) -> Option<Arc<Outgoing>> {
         let made = self.0.load();
-        let found = made.iter().find(|made| Arc::ptr_eq(&made.route, route) && *made.audience == *audience)?;
+        let found =
+            made.iter().find(|made| Arc::ptr_eq(&made.route, route) && *made.audience == *audience)?;
         (now < found.made_until && Arc::ptr_eq(&found.known, known)).then(|| found.clone())
     }
 
@@ -116,7 +123,9 @@ impl Cache {
         self.0.rcu(|made| {
             let mut next: Vec<Arc<Outgoing>> = made
                 .iter()
-                .filter(|old| !(Arc::ptr_eq(&old.route, &outgoing.route) && old.audience == outgoing.audience))
+                .filter(|old| {
+                    !(Arc::ptr_eq(&old.route, &outgoing.route) && old.audience == outgoing.audience)
+                })
                 .take(Self::KEPT - 1)
                 .cloned()
                 .collect();
@@ -340,9 +349,376 @@ fn plain_headers(
     headers
 }
 
-/// Text that people chose becomes a header value only if it can be read as one value and nothing else: no
-/// control characters, no comma. What does not fit is left out rather than changed.
+/// Text that people chose becomes a header value only if it can be read as one value and nothing else: visible
+/// ASCII with blanks inside (apps read other bytes in one way or another), no comma. What does not fit is left
+/// out rather than changed; the assertion says it all the same.
 fn one_value(text: &str) -> Option<HeaderValue> {
-    let hostile = |c: char| c.is_control() || c == ',';
-    (!text.contains(hostile)).then(|| HeaderValue::from_bytes(text.as_bytes()).ok()).flatten()
+    let plain = |byte: u8| (byte.is_ascii_graphic() && byte != b',') || byte == b' ';
+    let sound = !text.is_empty() && text.trim() == text && text.bytes().all(plain);
+    sound.then(|| HeaderValue::try_from(text).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::error::Error as StdError;
+
+    use jsonwebtoken::jwk::JwkSet;
+    use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::identity::{AccountId, Claims as Identity, Email, TeamId, VerifiedIdentity};
+    use crate::keys::Keyring;
+    use crate::membership::{Membership, Role};
+    use crate::policy::Policy;
+    use crate::policy::condition::{Condition, Conditions};
+    use crate::route::identity_out::IdentityOut;
+    use crate::route::oddity::Oddities;
+
+    type Outcome<T = ()> = Result<T, Box<dyn StdError>>;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+    const LIFETIME: Duration = Duration::from_secs(300);
+    const SESSION: SessionKey = SessionKey([7; 32]);
+
+    fn after(seconds: u64) -> Timestamp {
+        NOW.plus(Duration::from_secs(seconds))
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            header: HeaderName::from_static("x-teamgate-assertion"),
+            issuer: "https://gate.example.com".into(),
+            algorithm: Algorithm::EdDsa,
+            lifetime: LIFETIME,
+            rotate_every: Duration::from_secs(86_400),
+            user_claim: UserClaim::Uuid,
+            parts: TeamParts::Included,
+        }
+    }
+
+    fn team(slug: &str, role: Role, confirmed: bool) -> Team {
+        let id = TeamId::from_bytes([slug.len() as u8; 16]);
+        Team { slug: slug.into(), id, role, confirmed }
+    }
+
+    /// Somebody called `nickname` with an address or without.
+    fn known(nickname: Option<&str>, email: Option<&str>) -> Arc<Known> {
+        let identity = VerifiedIdentity::vouched_for(Identity {
+            account: AccountId::from_bytes([0xa1; 16]),
+            display_name: "Ada Lövelace".into(),
+            nickname: nickname.map(Into::into),
+            email: email.and_then(Email::parse),
+        });
+        let teams = vec![
+            team("acme", Role::Administrator, true),
+            team("globex", Role::Member, true),
+            team("initech", Role::Member, false),
+        ];
+        Arc::new(Known { identity, profile_as_of: NOW, membership: Membership::new(NOW, teams) })
+    }
+
+    fn route(identity: IdentityOut) -> Outcome<Arc<Route>> {
+        let named = |group: &str| -> Outcome<Condition> { Ok(Condition::Group(group.parse()?)) };
+        Ok(Arc::new(Route {
+            name: "wiki".into(),
+            line: 1,
+            policy: Policy::Rules {
+                allow: Conditions::new(vec![named("acme/administrators")?, named("initech")?])?,
+                deny: Conditions::new(Vec::new())?,
+            },
+            max_age: None,
+            upstream: "http://10.0.0.5:8080".parse()?,
+            identity,
+            allow_in_path: Oddities::NONE,
+        }))
+    }
+
+    /// Keys of their own in a store of their own, gone with the folder.
+    async fn assertions(folder: &std::path::Path, settings: &Settings) -> Outcome<Assertions> {
+        crate::keys::install_crypto_providers();
+        let (entropy, telemetry) = (Entropy::system(), Telemetry::unheard()?);
+        let ring = Arc::new(Keyring::ephemeral(&entropy)?);
+        let store = Store::open(folder, ring, entropy.clone(), telemetry.metrics.clone())?;
+        Ok(Assertions::load(store, telemetry, entropy, settings, NOW).await?)
+    }
+
+    /// What an app does: the claims, under the key that the header names.
+    fn claims(assertions: &Assertions, outgoing: &Outgoing) -> Outcome<Value> {
+        let (_, token) =
+            outgoing.headers.iter().find(|(name, _)| name == "x-teamgate-assertion").ok_or("no assertion")?;
+        let token = token.to_str()?;
+        let set: JwkSet = serde_json::from_slice(&assertions.jwks())?;
+        let kid = decode_header(token)?.kid.ok_or("no kid")?;
+        let jwk = set.find(&kid).ok_or("a key that is not published")?;
+        let algorithm = jwk.common.key_algorithm.ok_or("no alg")?.to_string().parse()?;
+        let mut validation = Validation::new(algorithm);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        Ok(decode::<Value>(token, &DecodingKey::from_jwk(jwk)?, &validation)?.claims)
+    }
+
+    fn headers(outgoing: &Outgoing) -> HashMap<&str, String> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        outgoing.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect()
+    }
+
+    fn occasion<'a>(route: &'a Arc<Route>, known: &'a Arc<Known>) -> Occasion<'a> {
+        let audience = "https://wiki.example.com";
+        Occasion { route, audience, known, session: &SESSION, session_ends_at: after(86_400) }
+    }
+
+    #[tokio::test]
+    async fn an_assertion_says_who_to_whom_and_until_when() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known) = (route(IdentityOut::default())?, known(Some("ada"), Some("ada@example.com")));
+        let outgoing =
+            assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), after(10))?;
+        let mut said = claims(&assertions, &outgoing)?;
+        let jti = said["jti"].take();
+        assert_eq!(jti.as_str().map(str::len), Some(22));
+        let expected = json!({
+            "iss": "https://gate.example.com", "aud": "https://wiki.example.com",
+            "sub": "a1a1a1a1-a1a1-a1a1-a1a1-a1a1a1a1a1a1", "email": "ada@example.com", "email_verified": true,
+            "name": "Ada Lövelace", "preferred_username": "ada",
+            "groups": ["acme", "acme/administrators", "acme/members", "globex", "globex/members", "initech", "initech/members"],
+            "groups_as_of": 1_800_000_000, "iat": 1_800_000_010, "nbf": 1_800_000_010, "exp": 1_800_000_310,
+            "jti": null, "sid": "0707070707070707",
+        });
+        assert_eq!(said, expected);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_not_known_is_not_said() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = Settings { parts: TeamParts::Left, ..settings() };
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known) = (route(IdentityOut::default())?, known(None, None));
+        let outgoing = assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), NOW)?;
+        let said = claims(&assertions, &outgoing)?;
+        assert_eq!(said["email_verified"], json!(false));
+        assert!(said.get("email").is_none() && said.get("preferred_username").is_none());
+        assert_eq!(said["groups"], json!(["acme", "globex", "initech"]));
+        let sent = headers(&outgoing);
+        assert!(
+            !sent.contains_key("x-forwarded-email") && !sent.contains_key("x-forwarded-preferred-username")
+        );
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn it_is_made_once_until_four_fifths_of_its_life_are_over() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known, cache) = (route(IdentityOut::default())?, known(None, None), Cache::default());
+        let made =
+            |seconds| assertions.outgoing(&cache, &settings, &occasion(&route, &known), after(seconds));
+        let first = made(0)?;
+        assert!(Arc::ptr_eq(&first, &made(239)?));
+        let second = made(240)?;
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &made(479)?));
+        assert_ne!(claims(&assertions, &first)?["jti"], claims(&assertions, &second)?["jti"]);
+        let count = &assertions.0.telemetry.metrics.assertions;
+        assert_eq!((count.of(AssertionSource::Signed).get(), count.of(AssertionSource::Cache).get()), (2, 2));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn it_is_made_anew_when_anything_it_says_is_another() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let cache = Cache::default();
+        let (one, other) = (route(IdentityOut::default())?, route(IdentityOut::default())?);
+        let (before, now) = (known(None, None), known(None, None));
+        let first = assertions.outgoing(&cache, &settings, &occasion(&one, &before), NOW)?;
+        for changed in [
+            occasion(&other, &before),
+            Occasion { audience: "https://other.example.com", ..occasion(&one, &before) },
+            occasion(&one, &now),
+        ] {
+            let made = assertions.outgoing(&cache, &settings, &changed, NOW)?;
+            assert!(!Arc::ptr_eq(&first, &made));
+            assert_eq!(claims(&assertions, &made)?["aud"], json!(changed.audience));
+        }
+        // A membership that changed has taken the place of the one before; the other routes' are still there.
+        let again = assertions.outgoing(&cache, &settings, &occasion(&one, &now), NOW)?;
+        assert!(!Arc::ptr_eq(&first, &again));
+        assert_eq!(cache.0.load().len(), 3);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn it_does_not_outlive_the_session() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known, cache) = (route(IdentityOut::default())?, known(None, None), Cache::default());
+        let ending = Occasion { session_ends_at: after(100), ..occasion(&route, &known) };
+        let first = assertions.outgoing(&cache, &settings, &ending, NOW)?;
+        assert_eq!(claims(&assertions, &first)?["exp"], json!(1_800_000_100));
+        assert!(Arc::ptr_eq(&first, &assertions.outgoing(&cache, &settings, &ending, after(99))?));
+        assert!(!Arc::ptr_eq(&first, &assertions.outgoing(&cache, &settings, &ending, after(100))?));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_a_session_is_bounded() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known, cache) = (route(IdentityOut::default())?, known(None, None), Cache::default());
+        for number in 0..100 {
+            let audience = format!("https://{number}.example.com");
+            assertions.outgoing(
+                &cache,
+                &settings,
+                &Occasion { audience: &audience, ..occasion(&route, &known) },
+                NOW,
+            )?;
+        }
+        assert_eq!(cache.0.load().len(), Cache::KEPT);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_rotated_key_is_published_with_the_old_one() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known) = (route(IdentityOut::default())?, known(None, None));
+        let old = assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), NOW)?;
+        // The next key is published an hour before it signs.
+        for now in [after(86_400 - 3_600), after(86_400)] {
+            assertions.rotate(&settings, now).await?;
+            assert!(claims(&assertions, &old).is_ok());
+        }
+        let new =
+            assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), after(86_400))?;
+        assert!(claims(&assertions, &new).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn the_plain_headers_say_what_the_configuration_wants() -> Outcome {
+        let ada = known(Some("ada"), Some("ada@example.com"));
+        let uuid = "a1a1a1a1-a1a1-a1a1-a1a1-a1a1a1a1a1a1";
+        for (claim, user) in
+            [(UserClaim::Uuid, uuid), (UserClaim::Email, "ada@example.com"), (UserClaim::Nickname, "ada")]
+        {
+            let settings = Settings { user_claim: claim, ..settings() };
+            let route = route(IdentityOut::default())?;
+            let sent = plain_headers(&settings, &route, &ada, &groups(&settings, &route, &ada));
+            let sent: Vec<(&str, &str)> = sent
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or("no text")))
+                .collect();
+            assert_eq!(
+                sent,
+                [
+                    ("x-forwarded-user", user),
+                    ("x-forwarded-email", "ada@example.com"),
+                    ("x-forwarded-preferred-username", "ada"),
+                    (
+                        "x-forwarded-groups",
+                        "acme,acme/administrators,acme/members,globex,globex/members,initech,initech/members"
+                    ),
+                ]
+            );
+        }
+        let settings = Settings { user_claim: UserClaim::Email, ..settings() };
+        let route = route(IdentityOut { plain_headers: PlainHeaders::Omit, ..IdentityOut::default() })?;
+        assert_eq!(plain_headers(&settings, &route, &ada, &[]), []);
+        Ok(())
+    }
+
+    #[test]
+    fn an_app_is_told_the_groups_that_matter_to_it_if_it_wants() -> Outcome {
+        let ada = known(None, None);
+        let matching = route(IdentityOut { groups: GroupSelection::Matching, ..IdentityOut::default() })?;
+        // What is only listed is not passed where the rule names it: it is no proof.
+        assert_eq!(groups(&settings(), &matching, &ada), ["acme", "acme/administrators", "acme/members"]);
+        let left = Settings { parts: TeamParts::Left, ..settings() };
+        assert_eq!(groups(&left, &matching, &ada), ["acme"]);
+        Ok(())
+    }
+
+    #[test]
+    fn headers_of_the_operators_own_are_made_of_what_is_known() -> Outcome {
+        let mapped = |name: &'static str, template: &str| -> Outcome<_> {
+            Ok((HeaderName::from_static(name), template.parse()?))
+        };
+        let route = route(IdentityOut {
+            plain_headers: PlainHeaders::Omit,
+            headers: vec![
+                mapped("x-webauth-user", "{email}")?,
+                mapped("x-who", "{uuid} is {nickname}")?,
+                mapped("x-roles", "{groups}")?,
+            ],
+            ..IdentityOut::default()
+        })?;
+        let list = ["acme".to_owned(), "globex".to_owned()];
+        for (known, expected) in [
+            (
+                known(Some("ada"), Some("ada@example.com")),
+                vec![
+                    ("x-webauth-user", "ada@example.com"),
+                    ("x-who", "a1a1a1a1-a1a1-a1a1-a1a1-a1a1a1a1a1a1 is ada"),
+                    ("x-roles", "acme,globex"),
+                ],
+            ),
+            (known(Some("ada, root"), None), vec![("x-roles", "acme,globex")]),
+            (known(Some("ada\r\nX-Who: root"), None), vec![("x-roles", "acme,globex")]),
+        ] {
+            let sent = plain_headers(&settings(), &route, &known, &list);
+            let sent: Vec<_> = sent
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or("no text")))
+                .collect();
+            assert_eq!(sent, expected);
+        }
+        Ok(())
+    }
+
+    /// threats 9: people choose their names.
+    #[tokio::test]
+    async fn a_name_that_could_be_read_in_two_ways_is_left_to_the_assertion() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = Settings { user_claim: UserClaim::Nickname, ..settings() };
+        let assertions = assertions(folder.path(), &settings).await?;
+        let route = route(IdentityOut::default())?;
+        for nickname in [
+            "ada,root",
+            "ada\r\nX-Forwarded-User: root",
+            "ada\nroot",
+            "ada\0",
+            "ada\troot",
+            "ada\u{85}root",
+            "ada\u{2028}root",
+            "аda",
+            "Lövelace",
+            " root",
+            "root ",
+            "",
+            "\u{202e}toor",
+        ] {
+            let known = known(Some(nickname), None);
+            let outgoing =
+                assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), NOW)?;
+            let sent = headers(&outgoing);
+            assert!(!sent.contains_key("x-forwarded-user"), "{nickname:?}");
+            assert!(!sent.contains_key("x-forwarded-preferred-username"), "{nickname:?}");
+            assert_eq!(claims(&assertions, &outgoing)?["preferred_username"], json!(nickname));
+        }
+        let known = known(Some("Ada L. (ops)"), None);
+        let outgoing = assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), NOW)?;
+        assert_eq!(headers(&outgoing)["x-forwarded-user"], "Ada L. (ops)");
+        Ok(())
+    }
 }

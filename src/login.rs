@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use url::Url;
+use url::{Position, Url};
 
 use crate::clock::{Clock, Timestamp};
 use crate::directory::{self, Directory};
@@ -150,8 +150,9 @@ impl ReturnTo {
         let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\')) else {
             return front();
         };
-        let (origin, target) = if rd.starts_with('/') {
-            (here.clone(), rd)
+        // `//host` is no path: it names a host, and none of ours is ever written so.
+        let (origin, target) = if rd.starts_with('/') && !rd.starts_with("//") {
+            (here.clone(), rd.split('#').next().unwrap_or("/").to_owned())
         } else {
             let Ok(url) = Url::parse(rd) else { return front() };
             let plain = url.username().is_empty() && url.password().is_none();
@@ -161,13 +162,10 @@ impl ReturnTo {
                 return front();
             };
             let port = url.port().map_or(String::new(), |port| format!(":{port}"));
-            let Some(at) = rd.find("://").and_then(|scheme| rd[scheme + 3..].find('/').map(|slash| scheme + 3 + slash))
-            else {
-                return ReturnTo(format!("{}://{host}{port}/", url.scheme()));
-            };
-            (format!("{}://{host}{port}", url.scheme()), &rd[at..])
+            // From the same reading as the host, and not from the text: two readings are an open door.
+            let target = url[Position::BeforePath..Position::AfterQuery].to_owned();
+            (format!("{}://{host}{port}", url.scheme()), target)
         };
-        let target = target.split('#').next().unwrap_or("/");
         match crate::route::target::canonical(target.as_bytes()) {
             Ok(target) => {
                 ReturnTo(format!("{origin}{}", target.wire()))
@@ -221,5 +219,321 @@ fn rounds(cookies: &cookie::Settings, facts: &Facts<'_>) -> (u8, Timestamp) {
     match parsed {
         Some((count, since)) if facts.now.since(since) < ROUNDS_WITHIN => (count, since),
         _ => (0, facts.now),
+    }
+}
+
+#[cfg(test)]
+impl Settings {
+    /// `https://gate.example.com` for everything at `wiki.example.com` and below `apps.example.com`; cookies
+    /// for `domain`.
+    pub(crate) fn for_tests(domain: Option<&str>) -> Result<Settings, Box<dyn std::error::Error>> {
+        crate::keys::install_crypto_providers();
+        let hour = Duration::from_secs(3600);
+        let bitbucket = crate::bitbucket::Settings {
+            client_id: "client".to_owned(),
+            client_secret: Arc::new(crate::secret::Secret::new("secret".to_owned())),
+            redirect_uri: "https://gate.example.com/.teamgate/callback".parse()?,
+            web_url: "https://bitbucket.org".parse()?,
+            api_url: "https://api.bitbucket.org/2.0".parse()?,
+            timeout: Duration::from_secs(10),
+        };
+        let ages = directory::plan::Ages { refresh_after: hour, profile_after: hour, max_age: hour, outage_grace: hour };
+        Ok(Settings {
+            external_url: "https://gate.example.com".parse()?,
+            redirect_uri: bitbucket.redirect_uri.clone(),
+            cookie: cookie::Settings::new(domain.map(Into::into), cookie::Secure::Yes, SameSite::Lax),
+            session: session::Settings { lifetime: hour, idle: hour },
+            directory: Arc::new(directory::Settings {
+                bitbucket: crate::bitbucket::Bitbucket::new(bitbucket, Arc::new(|_| {}))?,
+                teams: None,
+                named: Vec::new(),
+                ages,
+            }),
+            serves: Box::new(|host| {
+                matches!(host, "gate.example.com" | "wiki.example.com") || host.ends_with(".apps.example.com")
+            }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use http::{HeaderMap, Method};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::facts::Arrival;
+
+    type Outcome = Result<(), Box<dyn Error>>;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    fn arrival(host: &str, path: &str, query: Option<&str>) -> Result<Arrival, Box<dyn Error>> {
+        Ok(Arrival {
+            now: NOW,
+            scheme: "https".into(),
+            host: host.into(),
+            authority: host.into(),
+            path: path.into(),
+            query: query.map(Into::into),
+            client: "203.0.113.7".parse()?,
+            request_id: "0123456789abcdef0123456789abcdef".into(),
+        })
+    }
+
+    fn cookies(fields: &[String]) -> Result<HeaderMap, Box<dyn Error>> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(http::header::COOKIE, HeaderValue::try_from(field)?);
+        }
+        Ok(headers)
+    }
+
+    fn parsed(settings: &Settings, rd: Option<&str>) -> Result<String, Box<dyn Error>> {
+        let arrival = arrival("gate.example.com", "/.teamgate/login", None)?;
+        let headers = HeaderMap::new();
+        let facts = arrival.facts(&Method::GET, &headers);
+        Ok(ReturnTo::parse(rd, settings, &facts).as_str().to_owned())
+    }
+
+    #[test]
+    fn who_signed_in_goes_where_they_wanted_if_that_is_ours() -> Outcome {
+        let settings = Settings::for_tests(None)?;
+        for (rd, expected) in [
+            ("/", "https://gate.example.com/"),
+            ("/a/b?c=d&e=%20f", "https://gate.example.com/a/b?c=d&e=%20f"),
+            ("/a#fragment", "https://gate.example.com/a"),
+            ("/a/../b", "https://gate.example.com/b"),
+            ("/a?to=https://evil.example/", "https://gate.example.com/a?to=https://evil.example/"),
+            ("https://wiki.example.com", "https://wiki.example.com/"),
+            ("https://wiki.example.com/a?b#c", "https://wiki.example.com/a?b"),
+            ("https://wiki.example.com?a=/b", "https://wiki.example.com/?a=/b"),
+            ("https://wiki.example.com#/b", "https://wiki.example.com/"),
+            ("HTTPS://Wiki.Example.com/A", "https://wiki.example.com/A"),
+            ("https://wiki.example.com:443/a", "https://wiki.example.com/a"),
+            ("https://one.apps.example.com/a", "https://one.apps.example.com/a"),
+        ] {
+            assert_eq!(parsed(&settings, Some(rd))?, expected, "{rd}");
+        }
+        Ok(())
+    }
+
+    /// threats 31: every one of these has sent people elsewhere, from one gateway or another.
+    #[test]
+    fn nobody_is_sent_elsewhere() -> Outcome {
+        let settings = Settings::for_tests(None)?;
+        let front = "https://gate.example.com/";
+        for (rd, expected) in [
+            ("", front),
+            ("evil.example", front),
+            ("https://evil.example", front),
+            ("https://evil.example/", front),
+            ("http://wiki.example.com/", front),
+            ("https://wiki.example.com:8443/", front),
+            ("//evil.example", front),
+            ("///evil.example", front),
+            ("////evil.example/%2e%2e", front),
+            ("/\\evil.example", front),
+            ("\\\\evil.example", front),
+            ("/\t/evil.example", front),
+            ("/%09/evil.example", front),
+            ("/%5cevil.example", front),
+            ("/\n/evil.example", front),
+            ("/\r\nLocation: https://evil.example", front),
+            ("/%0d%0aLocation:%20https://evil.example", front),
+            ("/..//evil.example", "https://gate.example.com/evil.example"),
+            ("/.//evil.example", "https://gate.example.com/evil.example"),
+            ("/%2e%2e//evil.example", "https://gate.example.com/evil.example"),
+            ("/%2f/evil.example", "https://gate.example.com/%2F/evil.example"),
+            ("/%252f%252fevil.example", front),
+            ("https:evil.example", front),
+            ("https:/evil.example", front),
+            ("https:///evil.example", front),
+            ("https:\\\\evil.example", front),
+            (" https://evil.example", front),
+            ("\u{b}https://evil.example", front),
+            ("javascript:alert(1)", front),
+            ("JaVaScRiPt://wiki.example.com/%0aalert(1)", front),
+            ("data:text/html,x", front),
+            ("ftp://wiki.example.com/", front),
+            ("https://wiki.example.com@evil.example/", front),
+            ("https://user@wiki.example.com/", front),
+            ("https://user:secret@wiki.example.com/", front),
+            ("https://evil.example#@wiki.example.com/", front),
+            ("https://evil.example?wiki.example.com/", front),
+            ("https://evil.example\\wiki.example.com/", front),
+            ("https://wiki.example.com.evil.example/", front),
+            ("https://evilwiki.example.com/", front),
+            ("https://apps.example.com/", front),
+            ("https://apps.example.com.evil.example/", front),
+            ("https://wiki.example.com./", front),
+            ("https://wiki.example.com%00.evil.example/", front),
+            ("https://wiki.example.com%2eevil.example/", front),
+            ("https://evil。example/", front),
+            ("https://[::1]/", front),
+            ("https://127.0.0.1/", front),
+            ("https://2130706433/", front),
+            ("https://", front),
+            ("*", front),
+            ("?rd=https://evil.example", front),
+        ] {
+            assert_eq!(parsed(&settings, Some(rd))?, expected, "{rd:?}");
+        }
+        assert_eq!(parsed(&settings, None)?, front);
+        let long = format!("/{}", "a".repeat(2_048));
+        assert_eq!(parsed(&settings, Some(&long))?, front);
+        Ok(())
+    }
+
+    #[test]
+    fn the_page_that_was_asked_for_is_found_again_under_an_origin_of_ours() -> Outcome {
+        for (domain, host, expected) in [
+            (None, "gate.example.com", "https://gate.example.com/a?b"),
+            // A session made at the callback's host would not be seen there.
+            (None, "wiki.example.com", "https://gate.example.com/a?b"),
+            (Some("example.com"), "wiki.example.com", "https://wiki.example.com/a?b"),
+            (Some("example.com"), "example.com", "https://example.com/a?b"),
+            (Some("example.com"), "evilexample.com", "https://gate.example.com/a?b"),
+            (Some("example.com"), "example.com.evil.example", "https://gate.example.com/a?b"),
+        ] {
+            let settings = Settings::for_tests(domain)?;
+            let arrival = arrival(host, "/a", Some("b"))?;
+            let headers = HeaderMap::new();
+            let facts = arrival.facts(&Method::GET, &headers);
+            assert_eq!(ReturnTo::page(&settings, &facts).as_str(), expected, "{domain:?} {host}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn whatever_is_asked_for_the_place_is_ours() -> Outcome {
+        let settings = Settings::for_tests(None)?;
+        let parts = select(vec![
+            "https:", "http:", "//", "/", "\\", "@", ":", "443", ".", "..", "%2e", "%2f", "%5c", "%00", "%09", "\t", "\n", " ",
+            "#", "?", ";", "evil.example", "wiki.example.com", "gate.example.com", "x.apps.example.com", "user", "[", "]", "::1",
+            "é", "。", "%", "a", "b?c=d", "javascript", "\u{202e}",
+        ]);
+        let config = ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() };
+        proptest!(config, |(parts in vec(parts, 0..10))| {
+            let rd = parts.concat();
+            let text = parsed(&settings, Some(&rd)).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            // As a browser reads it.
+            let url: Url = text.parse().map_err(|_| TestCaseError::fail(format!("{rd:?} gives no URL: {text}")))?;
+            prop_assert_eq!(url.scheme(), "https");
+            prop_assert_eq!(url.port(), None);
+            prop_assert!((settings.serves)(url.host_str().unwrap_or("")), "{:?} leads to {}", rd, text);
+            prop_assert!(url.username().is_empty() && url.password().is_none());
+            prop_assert!(!url.path().starts_with("//") && !text.contains('\\'));
+            prop_assert!(HeaderValue::try_from(text.as_str()).is_ok());
+        });
+        Ok(())
+    }
+
+    fn login(folder: &std::path::Path) -> Result<(Login, tokio::runtime::Runtime), Box<dyn Error>> {
+        let (entropy, telemetry) = (Entropy::system(), Telemetry::unheard()?);
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let keyring = Arc::new(Keyring::ephemeral(&entropy)?);
+        let store = Store::open(folder, keyring.clone(), entropy.clone(), telemetry.metrics.clone())?;
+        let clock = Clock::manual(NOW);
+        let directory = Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
+        let live = Live::new(store.clone(), directory.clone());
+        Ok((Login { keyring, entropy, store, directory, live, clock, telemetry }, runtime))
+    }
+
+    /// Starts a sign-in on `host` in a browser with `fields` for cookies.
+    fn started(login: &Login, settings: &Settings, host: &str, fields: &[String]) -> Result<Start, Box<dyn Error>> {
+        let arrival = arrival(host, "/a", None)?;
+        let headers = cookies(fields)?;
+        let facts = arrival.facts(&Method::GET, &headers);
+        Ok(login.start(settings, &facts, &ReturnTo::page(settings, &facts)))
+    }
+
+    #[test]
+    fn a_sign_in_starts_with_a_state_a_challenge_and_a_cookie_of_its_own() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let settings = Settings::for_tests(None)?;
+        let Start::Go { location, cookies } = started(&login, &settings, "gate.example.com", &[])? else {
+            return Err("no loop was under way".into());
+        };
+        assert!(location.as_str().starts_with("https://bitbucket.org/site/oauth2/authorize?"), "{location}");
+        let given = |name: &str| location.query_pairs().find(|(own, _)| own == name).map(|(_, value)| value.into_owned());
+        assert_eq!(given("code_challenge_method").as_deref(), Some("S256"));
+        assert_eq!(given("code_challenge").map(|challenge| challenge.len()), Some(43));
+        assert_eq!(given("redirect_uri").as_deref(), Some("https://gate.example.com/.teamgate/callback"));
+        let ticket = Ticket::open(&given("state").ok_or("no state")?, &login.keyring)?;
+        assert_eq!(ticket.return_to, "https://gate.example.com/a");
+        let cookie = cookies.first().ok_or("no cookie")?.to_str()?;
+        assert!(cookie.starts_with(&format!("__Host-teamgate-try-{}=", ticket.id)), "{cookie}");
+        assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=600"), "{cookie}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_browser_keeps_eight_attempts_and_the_oldest_gives_way() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let settings = Settings::for_tests(None)?;
+        for (held, cleared) in [(0, vec![]), (7, vec![]), (8, vec![7]), (10, vec![7, 8, 9])] {
+            // The later in the list the older, and one that is no number is the oldest.
+            let fields: Vec<String> = (0..held)
+                .map(|age| format!("__Host-teamgate-try-{age}={}.secret", if age == 9 { "x".into() } else { (1_000 - age).to_string() }))
+                .collect();
+            let Start::Go { cookies, .. } = started(&login, &settings, "gate.example.com", &fields)? else {
+                return Err("no loop was under way".into());
+            };
+            let (set, gone): (Vec<_>, Vec<_>) =
+                cookies.iter().filter_map(|cookie| cookie.to_str().ok()).partition(|cookie| !cookie.contains("Max-Age=0"));
+            assert_eq!(set.len(), 1, "{held}");
+            let mut gone: Vec<usize> =
+                gone.iter().filter_map(|cookie| cookie.strip_prefix("__Host-teamgate-try-")?.get(..1)?.parse().ok()).collect();
+            gone.sort_unstable();
+            assert_eq!(gone, cleared, "{held}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_third_round_within_a_minute_is_explained_instead() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let settings = Settings::for_tests(None)?;
+        let since = |seconds: u64| NOW.minus(Duration::from_secs(seconds)).unix_seconds();
+        for (value, expected) in [
+            (format!("1.{}", since(10)), None),
+            (format!("2.{}", since(10)), Some(2)),
+            (format!("2.{}", since(59)), Some(2)),
+            (format!("2.{}", since(60)), None),
+            (format!("255.{}", since(0)), Some(255)),
+            (format!("256.{}", since(0)), None),
+            ("2".to_owned(), None),
+            ("2.x".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let fields = [format!("__Host-teamgate-rounds={value}")];
+            let found = match started(&login, &settings, "gate.example.com", &fields)? {
+                Start::Go { .. } => None,
+                Start::Loop { rounds, .. } => Some(rounds),
+            };
+            assert_eq!(found, expected, "{value}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_host_whose_cookies_the_callback_would_not_see_begins_at_the_gateways_own() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let settings = Settings::for_tests(None)?;
+        let Start::Go { location, cookies } = started(&login, &settings, "wiki.example.com", &[])? else {
+            return Err("no loop was under way".into());
+        };
+        assert_eq!(location.as_str(), "https://gate.example.com/.teamgate/login?rd=https%3A%2F%2Fgate.example.com%2Fa");
+        assert!(cookies.is_empty());
+        Ok(())
     }
 }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::Response;
-use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, VARY};
+use http::{Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, TRANSFER_ENCODING, VARY};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
-use self::upstream::{Resolver, dress, peer};
+use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
@@ -341,11 +341,18 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+        }
         let snapshot = context.snapshot.clone();
         let peer = peer_of(session);
         let now = self.clock.now();
-        let reading = match facts::read(session.req_header(), peer, &snapshot.edge, &self.ids, now) {
+        let head = match session.as_http1() {
+            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => wire.get_headers_raw_bytes(),
+            _ => Bytes::new(),
+        };
+        let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
                 // Where its end is in doubt, so is the beginning of the next one.
@@ -373,14 +380,15 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
         let upstream = &admitted.pass.route().upstream;
         let address = self.resolver.address(upstream).await.map_err(|error| {
             context.upstream_error = Some("dns");
             Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
         })?;
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream)))
+        let awaited = Awaited::by(&session.req_header().headers);
+        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
     }
 
     async fn upstream_request_filter(
@@ -399,10 +407,16 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
+            // Pingora would relay it, and the client would take what follows for another protocol.
+            let mut unasked = Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
+            unasked.as_up();
+            return Err(unasked);
+        }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));

@@ -137,6 +137,31 @@ impl Edge {
     }
 }
 
+#[cfg(test)]
+impl Edge {
+    /// `https://gate.example.com`, behind proxies in 10/8.
+    pub(crate) fn for_tests() -> Result<Edge, Box<dyn std::error::Error>> {
+        Ok(Edge {
+            external_url: "https://gate.example.com".parse()?,
+            callback: Callback { host: "gate.example.com".into(), path: "/oauth2/callback".into() },
+            trusted_proxies: vec!["10.0.0.0/8".parse()?],
+            stripped: Stripped::new(
+                ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-teamgate-*", "Remote-User", "X-Auth-Request-*"]
+                    .into_iter(),
+            ),
+            contact: None,
+            requirements: Requirements::Shown,
+            bitbucket_web: "https://bitbucket.org".parse()?,
+            upstream: UpstreamTimeouts {
+                connect: Duration::from_secs(5),
+                read: Duration::from_secs(60),
+                write: Duration::from_secs(61),
+                idle: Duration::from_secs(55),
+            },
+        })
+    }
+}
+
 impl Snapshot {
     /// What a request is counted in.
     pub fn metrics_of(&self, route: Option<&str>, decision: Decision) -> &RouteMetrics {
@@ -195,5 +220,158 @@ mod tests {
         {
             assert_eq!(stripped.takes(&fold(name)), taken, "{name}");
         }
+    }
+
+    type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+    #[test]
+    fn our_own_paths_are_ours_and_nothing_else_is() -> Outcome {
+        let edge = Edge::for_tests()?;
+        for (host, path, own) in [
+            ("wiki.example.com", "/.teamgate", true),
+            ("wiki.example.com", "/.teamgate/", true),
+            ("wiki.example.com", "/.teamgate/anything/at/all", true),
+            ("wiki.example.com", "/.teamgated", false),
+            ("wiki.example.com", "/.Teamgate/login", false),
+            ("wiki.example.com", "/teamgate/login", false),
+            ("wiki.example.com", "/a/.teamgate/login", false),
+            ("gate.example.com", "/oauth2/callback", true),
+            ("gate.example.com", "/oauth2/callback/", false),
+            ("gate.example.com", "/oauth2", false),
+            ("wiki.example.com", "/oauth2/callback", false),
+        ] {
+            assert_eq!(edge.is_own(host, path), own, "{host}{path}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_proxy_is_trusted_by_its_plain_address() -> Outcome {
+        let edge = Edge::for_tests()?;
+        for (address, trusted) in [
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("11.0.0.1", false),
+            ("::1", false),
+            ("127.0.0.1", false),
+            ("0.0.0.0", false),
+        ] {
+            assert_eq!(edge.trusts(address.parse()?), trusted, "{address}");
+        }
+        Ok(())
+    }
+
+    fn snapshot(external_url: &str) -> Outcome<Snapshot> {
+        let mut login = login::Settings::for_tests(None)?;
+        login.external_url = external_url.parse()?;
+        let edge = Edge { external_url: external_url.parse()?, ..Edge::for_tests()? };
+        let telemetry = crate::telemetry::Telemetry::unheard()?;
+        let metrics = |name: &str| telemetry.metrics.for_route(name);
+        let routes = crate::route::Table::build(Vec::new()).map_err(|_| "no routes overlap")?;
+        Ok(Snapshot {
+            gate: gate::Settings {
+                routes: Arc::new(routes),
+                session: login.session,
+                cookie: login.cookie.clone(),
+                directory: login.directory.clone(),
+            },
+            assertion: assertion::Settings {
+                header: http::HeaderName::from_static("x-teamgate-assertion"),
+                issuer: login.external_url.origin().ascii_serialization().into(),
+                algorithm: crate::keys::Algorithm::Es256,
+                lifetime: Duration::from_secs(300),
+                rotate_every: Duration::from_secs(86_400),
+                user_claim: assertion::UserClaim::Uuid,
+                parts: assertion::TeamParts::Left,
+            },
+            login,
+            edge,
+            metrics: RouteTable {
+                routes: HashMap::from([("wiki".into(), metrics("wiki"))]),
+                own: metrics("(own)"),
+                none: metrics("(none)"),
+            },
+        })
+    }
+
+    fn route(audience: Option<&str>) -> Outcome<Route> {
+        let identity = crate::route::identity_out::IdentityOut {
+            audience: audience.map(Into::into),
+            ..crate::route::identity_out::IdentityOut::default()
+        };
+        Ok(Route {
+            name: "wiki".into(),
+            line: 1,
+            policy: crate::policy::Policy::Public,
+            max_age: None,
+            upstream: "http://10.0.0.5:8080".parse()?,
+            identity,
+            allow_in_path: crate::route::oddity::Oddities::NONE,
+        })
+    }
+
+    #[test]
+    fn an_assertion_is_for_whom_the_configuration_says_never_for_whom_a_client_names() -> Outcome {
+        let plain = snapshot("https://gate.example.com")?;
+        let port = snapshot("https://gate.example.com:8443")?;
+        for (snapshot, audience, host, expected) in [
+            (&plain, None, "wiki.example.com", "https://wiki.example.com"),
+            (&plain, None, "x.apps.example.com", "https://x.apps.example.com"),
+            (&plain, None, "evil.example", "https://gate.example.com"),
+            (&plain, None, "", "https://gate.example.com"),
+            (&port, None, "wiki.example.com", "https://wiki.example.com:8443"),
+            (&port, None, "evil.example", "https://gate.example.com:8443"),
+            (&plain, Some("urn:wiki"), "wiki.example.com", "urn:wiki"),
+            (&plain, Some("urn:wiki"), "evil.example", "urn:wiki"),
+        ] {
+            assert_eq!(snapshot.audience(&route(audience)?, host), expected, "{audience:?} {host}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn requests_are_counted_under_names_of_the_configuration_only() -> Outcome {
+        let snapshot = snapshot("https://gate.example.com")?;
+        for (route, decision, expected) in [
+            (Some("wiki"), Decision::Allow, &snapshot.metrics.routes["wiki"]),
+            (Some("made up"), Decision::Deny, &snapshot.metrics.none),
+            (None, Decision::NoRoute, &snapshot.metrics.none),
+            (None, Decision::BadRequest, &snapshot.metrics.none),
+            (None, Decision::Own, &snapshot.metrics.own),
+        ] {
+            let found = snapshot.metrics_of(route, decision);
+            assert!(std::ptr::eq(found, expected.as_ref()), "{route:?} {decision:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_host_is_served_if_it_is_ours_or_some_route_names_it() -> Outcome {
+        use crate::route::pattern::{Methods, PathPattern, Pattern};
+
+        let table = |hosts: &[&str]| -> Outcome<_> {
+            let entry = |host: &&str| -> Outcome<_> {
+                let pattern = Pattern { host: host.parse()?, path: PathPattern::prefix("/")?, methods: Methods::Any };
+                Ok((pattern, Arc::new(route(None)?)))
+            };
+            let entries = hosts.iter().map(entry).collect::<Outcome<Vec<_>>>()?;
+            Ok(Arc::new(crate::route::Table::build(entries).map_err(|_| "the routes do not overlap")?))
+        };
+        let mut snapshot = snapshot("https://gate.example.com")?;
+        snapshot.edge.callback.host = "callback.example.com".into();
+        snapshot.gate.routes = table(&["wiki.example.com", "*.apps.example.com"])?;
+        for (host, served) in [
+            ("gate.example.com", true),
+            ("callback.example.com", true),
+            ("wiki.example.com", true),
+            ("x.apps.example.com", true),
+            ("apps.example.com", false),
+            ("example.com", false),
+            ("evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(snapshot.serves(host), served, "{host}");
+        }
+        Ok(())
     }
 }

@@ -202,7 +202,8 @@ impl Login {
             cookies.set(cookies.name(), &id.seal(&self.keyring), settings.session.lifetime, cookies.same_site),
             cookies.set(
                 &rounds_name(cookies),
-                &format!("{}.{}", count + 1, since.unix_seconds()),
+                // The count is the browser's to say, and may be the last that there is.
+                &format!("{}.{}", count.saturating_add(1), since.unix_seconds()),
                 ROUNDS_WITHIN,
                 SameSite::Lax,
             ),

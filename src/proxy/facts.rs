@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 
 use crate::clock::Timestamp;
@@ -82,13 +82,15 @@ pub const MAX_FIELDS: usize = 100;
 /// How long they may be together, in bytes.
 pub const MAX_FIELD_BYTES: usize = 32 * 1024;
 
-/// Reads a request.
+/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; it is looked at only where
+/// there is a Transfer-Encoding.
 ///
 /// # Errors
 ///
 /// [`Unreadable`], with the host and path left out: what cannot be understood is not repeated.
 pub fn read(
     header: &RequestHeader,
+    head: &[u8],
     peer: Peer,
     edge: &Edge,
     ids: &RequestIds,
@@ -109,7 +111,7 @@ pub fn read(
         client: client(&header.headers, peer.address, edge),
         request_id,
     };
-    let target = match understand(header, &mut arrival) {
+    let target = match understand(header, head, &mut arrival) {
         Ok(target) => target,
         Err(unreadable) => return Err((unreadable, Box::new(arrival))),
     };
@@ -121,15 +123,23 @@ pub fn read(
     Ok(Reading { arrival, target, proto, via, peer: peer.address.to_canonical() })
 }
 
-fn understand(header: &RequestHeader, arrival: &mut Arrival) -> Result<Target<'static>, Unreadable> {
+fn understand(
+    header: &RequestHeader,
+    head: &[u8],
+    arrival: &mut Arrival,
+) -> Result<Target<'static>, Unreadable> {
     let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header.headers.len() > MAX_FIELDS || bytes > MAX_FIELD_BYTES {
         return Err(Unreadable::TooManyHeaders);
     }
-    if header.method == Method::TRACE || header.method == Method::CONNECT || header.method.as_str() == "TRACK" {
+    // In any case: methods are case-sensitive, but not every server knows.
+    if ["TRACE", "TRACK", "CONNECT"]
+        .iter()
+        .any(|refused| header.method.as_str().eq_ignore_ascii_case(refused))
+    {
         return Err(Unreadable::Method);
     }
-    framing(&header.headers)?;
+    framing(&header.headers, head)?;
     let authority = authority(header)?;
     let host = canonical_host(authority)?;
     arrival.host = host.name.as_ref().into();
@@ -144,19 +154,23 @@ fn understand(header: &RequestHeader, arrival: &mut Arrival) -> Result<Target<'s
     Ok(target)
 }
 
-/// One `Host`, or in HTTP/2 the `:authority`.
+/// One `Host`, or in HTTP/2 the `:authority`. In HTTP/1.1 an absolute target does not stand in for it
+/// (RFC 9112 §3.2).
 fn authority(header: &RequestHeader) -> Result<&str, Refusal> {
     let mut hosts = header.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().map_err(|_| Refusal::BadHost),
         (Some(_), Some(_)) => Err(Refusal::BadHost),
-        (None, _) => header.uri.authority().map(|authority| authority.as_str()).ok_or(Refusal::NoHost),
+        (None, _) if header.version == Version::HTTP_2 => {
+            header.uri.authority().map(|authority| authority.as_str()).ok_or(Refusal::NoHost)
+        }
+        (None, _) => Err(Refusal::NoHost),
     }
 }
 
-/// Pingora lets Transfer-Encoding win over Content-Length and takes equal Content-Lengths twice; both are how
-/// requests are smuggled past the next parser.
-fn framing(headers: &HeaderMap) -> Result<(), Unreadable> {
+/// Pingora lets Transfer-Encoding win over Content-Length, which it then takes away, and takes equal
+/// Content-Lengths twice; both are how requests are smuggled past the next parser.
+fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
@@ -168,9 +182,20 @@ fn framing(headers: &HeaderMap) -> Result<(), Unreadable> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(coding), None)
+            if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && !names_a_length(head) =>
+        {
+            Ok(())
+        }
         _ => Err(Unreadable::Framing),
     }
+}
+
+fn names_a_length(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes())
+    })
 }
 
 /// The client: the other end, or what the nearest proxies of ours say of it. Read from the right, since
@@ -180,11 +205,11 @@ fn client(headers: &HeaderMap, peer: IpAddr, edge: &Edge) -> IpAddr {
     if !edge.trusts(client) {
         return client;
     }
-    let fields: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|field| field.to_str().ok()).collect();
-    for hop in fields.iter().rev().flat_map(|field| field.rsplit(',')) {
-        // An address that cannot be read ends the chain: the last one that could counts.
-        let Some(address) = address(hop.trim()) else { break };
+    let fields = headers.get_all("x-forwarded-for").iter().rev();
+    for hop in fields.flat_map(|field| field.as_bytes().rsplit(|byte| *byte == b',')) {
+        // An address that cannot be read ends the chain: the last one that could counts. A field is never
+        // passed over as a whole, or what stands left of it could be the client's.
+        let Some(address) = std::str::from_utf8(hop).ok().and_then(|hop| address(hop.trim())) else { break };
         client = address;
         if !edge.trusts(client) {
             break;
@@ -195,19 +220,24 @@ fn client(headers: &HeaderMap, peer: IpAddr, edge: &Edge) -> IpAddr {
 
 /// An address as proxies write it: bare, with a port, or IPv6 in brackets.
 fn address(text: &str) -> Option<IpAddr> {
-    if let Ok(address) = text.parse::<IpAddr>() {
+    let bare =
+        text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).filter(|rest| rest.contains(':'));
+    if let Ok(address) = bare.unwrap_or(text).parse::<IpAddr>() {
         return Some(address.to_canonical());
     }
     text.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip().to_canonical())
 }
 
+/// What the nearest proxy says: the last value of the last field.
 fn forwarded_proto(headers: &HeaderMap) -> Option<&str> {
-    headers.get("x-forwarded-proto")?.to_str().ok().map(|proto| proto.rsplit(',').next().unwrap_or("").trim())
+    let field = headers.get_all("x-forwarded-proto").iter().next_back()?.to_str().ok()?;
+    field.rsplit(',').next().map(str::trim)
 }
 
-/// An id that a proxy of ours gave the request: only of a shape that is safe everywhere.
+/// An id that a proxy of ours gave the request: only one, and only of a shape that is safe everywhere.
 fn inbound_id(headers: &HeaderMap) -> Option<&str> {
-    let id = headers.get("x-request-id")?.to_str().ok()?;
+    let mut ids = headers.get_all("x-request-id").iter();
+    let (id, None) = (ids.next()?.to_str().ok()?, ids.next()) else { return None };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then_some(id)
 }
@@ -236,3 +266,324 @@ impl RequestIds {
 
 /// The address of a client that has none.
 pub const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::error::Error;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+    const PROXY: &str = "10.0.0.1";
+    const VISITOR: &str = "203.0.113.7";
+
+    /// A request on the wire: its method, its target, its fields.
+    type Wire<'a> = (&'a str, &'a str, &'a [(&'static str, &'a str)]);
+
+    fn header((method, target, fields): Wire<'_>) -> Result<RequestHeader, Box<dyn Error>> {
+        let mut header = RequestHeader::build(method, target.as_bytes(), None)?;
+        for (name, value) in fields {
+            header.append_header(*name, http::HeaderValue::from_bytes(value.as_bytes())?)?;
+        }
+        Ok(header)
+    }
+
+    fn read_from(peer: &str, wire: Wire<'_>) -> Result<Result<Reading, Unreadable>, Box<dyn Error>> {
+        let edge = Edge::for_tests()?;
+        let peer = Peer { address: peer.parse()?, tls: Tls::No };
+        let ids = RequestIds::new(&Entropy::system());
+        Ok(read(&header(wire)?, b"", peer, &edge, &ids, NOW).map_err(|(why, _)| why))
+    }
+
+    #[test]
+    fn a_request_is_read_into_one_spelling_of_host_and_path() -> Result<(), Box<dyn Error>> {
+        let long = format!("/{}", "a".repeat(8 * 1024 - 1));
+        for (target, host, expected) in [
+            ("/", "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", "/", None))),
+            (
+                "/a/../b?q=/../c",
+                "Wiki.Example.COM.",
+                Ok(("wiki.example.com", "wiki.example.com", "/b", Some("q=/../c"))),
+            ),
+            (
+                "//b//c",
+                "wiki.example.com:8080",
+                Ok(("wiki.example.com", "wiki.example.com:8080", "/b/c", None)),
+            ),
+            ("/%61?", "[0:0::1]:80", Ok(("[::1]", "[::1]:80", "/a", Some("")))),
+            (
+                "http://wiki.example.com/a/%2e%2e/b",
+                "wiki.example.com",
+                Ok(("wiki.example.com", "wiki.example.com", "/b", None)),
+            ),
+            (
+                "http://wiki.example.com:80/a",
+                "wiki.example.com",
+                Ok(("wiki.example.com", "wiki.example.com", "/a", None)),
+            ),
+            ("http://other.example.com/a", "wiki.example.com", Err(Refusal::HostMismatch)),
+            ("http://wiki.example.com:81/a", "wiki.example.com", Err(Refusal::HostMismatch)),
+            ("*", "wiki.example.com", Err(Refusal::NotOriginForm)),
+            ("admin", "wiki.example.com", Err(Refusal::NotOriginForm)),
+            ("?x", "wiki.example.com", Err(Refusal::NotOriginForm)),
+            ("x:/admin", "wiki.example.com", Err(Refusal::NotOriginForm)),
+            ("foo:bar://wiki.example.com/a", "wiki.example.com", Err(Refusal::NotOriginForm)),
+            ("/a%00", "wiki.example.com", Err(Refusal::Control)),
+            ("/a%5cb", "wiki.example.com", Err(Refusal::Backslash)),
+            (&long, "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", &long, None))),
+            (&format!("{long}a"), "wiki.example.com", Err(Refusal::TooLong)),
+            ("/", "", Err(Refusal::NoHost)),
+            ("/", "a, b", Err(Refusal::BadHost)),
+            ("/", "a/evil", Err(Refusal::BadHost)),
+            ("/", "a\\evil", Err(Refusal::BadHost)),
+            ("/", "a\tb", Err(Refusal::BadHost)),
+            ("/", "user@a", Err(Refusal::BadHost)),
+            ("/", "a;b", Err(Refusal::BadHost)),
+            ("/", "a:evil", Err(Refusal::BadPort)),
+            ("/", "a:0", Err(Refusal::BadPort)),
+            ("/", "a:80:80", Err(Refusal::BadPort)),
+            ("/", "wíki.example.com", Err(Refusal::BadHost)),
+            ("/", "127.1", Err(Refusal::BadHost)),
+        ] {
+            let read = read_from(VISITOR, ("GET", target, &[("host", host)]))?;
+            let got = read.as_ref().map(|reading| {
+                let arrival = &reading.arrival;
+                (&*arrival.host, &*arrival.authority, &*arrival.path, arrival.query.as_deref())
+            });
+            let expected = expected.map_err(Unreadable::Target);
+            assert_eq!(got.map_err(|why| *why), expected, "{target} {host}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn exactly_one_host_is_taken_and_an_absolute_target_does_not_stand_in_for_it()
+    -> Result<(), Box<dyn Error>> {
+        let refused =
+            |fields| -> Result<_, Box<dyn Error>> { Ok(read_from(VISITOR, ("GET", "/", fields))?.err()) };
+        assert_eq!(refused(&[])?, Some(Unreadable::Target(Refusal::NoHost)));
+        let twice = [("host", "a.example"), ("host", "a.example")];
+        assert_eq!(refused(&twice)?, Some(Unreadable::Target(Refusal::BadHost)));
+        let absolute = read_from(VISITOR, ("GET", "http://a.example/", &[]))?;
+        assert_eq!(absolute.err(), Some(Unreadable::Target(Refusal::NoHost)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_method_that_is_not_for_apps_is_refused_in_any_spelling() -> Result<(), Box<dyn Error>> {
+        for (method, refused) in [
+            ("GET", false),
+            ("OPTIONS", false),
+            ("PROPFIND", false),
+            ("TRACE", true),
+            ("trace", true),
+            ("TRACK", true),
+            ("CONNECT", true),
+            ("Connect", true),
+        ] {
+            let read = read_from(VISITOR, (method, "/", &[("host", "a.example")]))?;
+            assert_eq!(read.err(), refused.then_some(Unreadable::Method), "{method}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_says_in_one_way_how_long_it_is() -> Result<(), Box<dyn Error>> {
+        let rows: &[(&[(&'static str, &str)], bool)] = &[
+            (&[], true),
+            (&[("content-length", "0")], true),
+            (&[("content-length", "999999999999999999")], true),
+            (&[("content-length", "1000000000000000000")], false),
+            (&[("content-length", "18446744073709551616")], false),
+            (&[("content-length", "")], false),
+            (&[("content-length", "+3")], false),
+            (&[("content-length", "-3")], false),
+            (&[("content-length", "0x3")], false),
+            (&[("content-length", "3 ")], false),
+            (&[("content-length", "3, 3")], false),
+            (&[("content-length", "3"), ("content-length", "3")], false),
+            (&[("content-length", "3"), ("content-length", "4")], false),
+            (&[("content-length", "3"), ("transfer-encoding", "chunked")], false),
+            (&[("content-length", "3"), ("transfer-encoding", "identity")], false),
+            (&[("transfer-encoding", "chunked")], true),
+            (&[("transfer-encoding", "Chunked")], true),
+            (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+            (&[("transfer-encoding", "chunked, chunked")], false),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+            (&[("transfer-encoding", "chunked, identity")], false),
+            (&[("transfer-encoding", "identity")], false),
+            (&[("transfer-encoding", "xchunked")], false),
+            (&[("transfer-encoding", "\u{b}chunked")], false),
+            (&[("transfer-encoding", "")], false),
+        ];
+        for (fields, fine) in rows {
+            // Some of them no header field can hold, and so no request either.
+            if fields.iter().any(|(_, value)| http::HeaderValue::from_bytes(value.as_bytes()).is_err()) {
+                continue;
+            }
+            let all: Vec<_> = [("host", "a.example")].into_iter().chain(fields.iter().copied()).collect();
+            let read = read_from(VISITOR, ("POST", "/", &all))?;
+            assert_eq!(read.err(), (!fine).then_some(Unreadable::Framing), "{fields:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_length_that_was_taken_away_is_seen_all_the_same() -> Result<(), Box<dyn Error>> {
+        let header = header(("POST", "/", &[("host", "a.example"), ("transfer-encoding", "chunked")]))?;
+        let (edge, ids) = (Edge::for_tests()?, RequestIds::new(&Entropy::system()));
+        let peer = Peer { address: VISITOR.parse()?, tls: Tls::No };
+        for (head, refused) in [
+            ("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nX: Content-Length: 5\r\nContent-Lengths: 5\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", true),
+            ("POST / HTTP/1.1\ncontent-LENGTH:5\n\n", true),
+            ("POST / HTTP/1.1\r\nX: y\r\nCONTENT-LENGTH : 5\r\n\r\n", true),
+        ] {
+            let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
+            assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::Framing), "{head}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn headers_have_a_limit_in_number_and_in_bytes() -> Result<(), Box<dyn Error>> {
+        let many = |count: usize| -> Result<_, Box<dyn Error>> {
+            let mut fields = vec![("host", "a.example")];
+            fields.resize(count, ("x", "y"));
+            Ok(read_from(VISITOR, ("GET", "/", &fields))?.err())
+        };
+        assert_eq!(many(MAX_FIELDS)?, None);
+        assert_eq!(many(MAX_FIELDS + 1)?, Some(Unreadable::TooManyHeaders));
+        let long = |bytes: usize| -> Result<_, Box<dyn Error>> {
+            let value = "y".repeat(bytes - "hosta.example".len() - "x".len());
+            Ok(read_from(VISITOR, ("GET", "/", &[("host", "a.example"), ("x", &value)]))?.err())
+        };
+        assert_eq!(long(MAX_FIELD_BYTES)?, None);
+        assert_eq!(long(MAX_FIELD_BYTES + 1)?, Some(Unreadable::TooManyHeaders));
+        Ok(())
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_address_that_is_no_proxy_of_ours() -> Result<(), Box<dyn Error>> {
+        let rows: &[(&str, &[&str], &str)] = &[
+            // Anybody may write anything; it is not even looked at.
+            (VISITOR, &[], VISITOR),
+            (VISITOR, &["198.51.100.1"], VISITOR),
+            (PROXY, &[], PROXY),
+            (PROXY, &["198.51.100.1"], "198.51.100.1"),
+            (PROXY, &["6.6.6.6, 198.51.100.1"], "198.51.100.1"),
+            (PROXY, &["6.6.6.6, 198.51.100.1, 10.9.9.9"], "198.51.100.1"),
+            (PROXY, &["6.6.6.6", "198.51.100.1"], "198.51.100.1"),
+            (PROXY, &["6.6.6.6", "198.51.100.1", "10.9.9.9,10.8.8.8"], "198.51.100.1"),
+            (PROXY, &["10.9.9.9, 10.8.8.8"], "10.9.9.9"),
+            (PROXY, &["198.51.100.1:5060"], "198.51.100.1"),
+            (PROXY, &["2001:db8::7"], "2001:db8::7"),
+            (PROXY, &["[2001:db8::7]"], "2001:db8::7"),
+            (PROXY, &["[2001:db8::7]:443"], "2001:db8::7"),
+            (PROXY, &["::ffff:198.51.100.1"], "198.51.100.1"),
+            ("::ffff:10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
+            // Nonsense ends the chain where it stands (authentik's CVE-2024-47070 let `a` through).
+            (PROXY, &["a"], PROXY),
+            (PROXY, &[""], PROXY),
+            (PROXY, &["198.51.100.1,"], PROXY),
+            (PROXY, &["6.6.6.6, unknown, 10.9.9.9"], "10.9.9.9"),
+            (PROXY, &["6.6.6.6, 300.1.1.1"], PROXY),
+            (PROXY, &["6.6.6.6 198.51.100.1"], PROXY),
+            (PROXY, &["[198.51.100.1]"], PROXY),
+            (PROXY, &["fe80::1%eth0"], PROXY),
+            // What is no text in one hop does not take the whole field away.
+            (PROXY, &["6.6.6.6", "é, 198.51.100.1"], "198.51.100.1"),
+            (PROXY, &["6.6.6.6", "é"], PROXY),
+        ];
+        for (peer, fields, client) in rows {
+            let mut all = vec![("host", "a.example")];
+            all.extend(fields.iter().map(|field| ("x-forwarded-for", *field)));
+            let reading = read_from(peer, ("GET", "/", &all))??;
+            assert_eq!(reading.arrival.client, client.parse::<IpAddr>()?, "{peer} {fields:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn who_is_refused_is_still_known_by_address() -> Result<(), Box<dyn Error>> {
+        let header = header(("GET", "*", &[("host", "a.example"), ("x-forwarded-for", "198.51.100.1")]))?;
+        let peer = Peer { address: PROXY.parse()?, tls: Tls::No };
+        let ids = RequestIds::new(&Entropy::system());
+        let Err((_, arrival)) = read(&header, b"", peer, &Edge::for_tests()?, &ids, NOW) else {
+            return Err("`*` is no target".into());
+        };
+        assert_eq!(arrival.client, "198.51.100.1".parse::<IpAddr>()?);
+        assert_eq!((&*arrival.path, arrival.query.as_deref()), ("/", None));
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_proxy_of_ours_says_that_the_browser_speaks_tls() -> Result<(), Box<dyn Error>> {
+        let rows: &[(&str, &[&str], &str)] = &[
+            (VISITOR, &["https"], "http"),
+            (PROXY, &[], "http"),
+            (PROXY, &["https"], "https"),
+            (PROXY, &["http, https"], "https"),
+            (PROXY, &["https, http"], "http"),
+            (PROXY, &["https", "http"], "http"),
+            (PROXY, &["wss"], "http"),
+            (PROXY, &["é"], "http"),
+        ];
+        for (peer, fields, proto) in rows {
+            let mut all = vec![("host", "a.example")];
+            all.extend(fields.iter().map(|field| ("x-forwarded-proto", *field)));
+            let reading = read_from(peer, ("GET", "/", &all))??;
+            assert_eq!(reading.proto, *proto, "{peer} {fields:?}");
+            // What links and cookies are made of is the configuration's, whoever says what.
+            assert_eq!(&*reading.arrival.scheme, "https");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_proxy_of_ours_names_the_request_and_only_in_a_safe_shape() -> Result<(), Box<dyn Error>> {
+        let long = "a".repeat(64);
+        let rows: &[(&str, &[&str], bool)] = &[
+            (VISITOR, &["01234567"], false),
+            (PROXY, &["01234567"], true),
+            (PROXY, &["a1b2-c3_d4"], true),
+            (PROXY, &[&long], true),
+            (PROXY, &["0123456"], false),
+            (PROXY, &["01234567 x"], false),
+            (PROXY, &["01234567\"x"], false),
+            (PROXY, &["0123456é"], false),
+            (PROXY, &["01234567", "89abcdef"], false),
+        ];
+        for (peer, fields, taken) in rows {
+            let mut all = vec![("host", "a.example")];
+            all.extend(fields.iter().map(|field| ("x-request-id", *field)));
+            let reading = read_from(peer, ("GET", "/", &all))??;
+            assert_eq!(fields.contains(&&*reading.arrival.request_id), *taken, "{peer} {fields:?}");
+        }
+        Ok(())
+    }
+
+    /// They serve as trace ids too: 32 hexadecimal digits, not all zero (W3C Trace Context §3.2.2.3).
+    #[test]
+    fn request_names_are_unique_and_have_the_shape_of_trace_ids() {
+        let entropy = Entropy::system();
+        let (one, other) = (RequestIds::new(&entropy), RequestIds::new(&entropy));
+        let names: HashSet<Box<str>> = (0..2_000).flat_map(|_| [one.next(), other.next()]).collect();
+        assert_eq!(names.len(), 4_000);
+        for name in &names {
+            assert_eq!(name.len(), 32, "{name}");
+            assert!(name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{name}");
+            assert!(name[..16].bytes().any(|b| b != b'0'), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_other_end_is_named_in_its_plain_form() -> Result<(), Box<dyn Error>> {
+        let reading = read_from("::ffff:203.0.113.7", ("GET", "/", &[("host", "a.example")]))??;
+        assert_eq!(reading.peer, VISITOR.parse::<IpAddr>()?);
+        assert_eq!(reading.via, Via::Direct);
+        Ok(())
+    }
+}

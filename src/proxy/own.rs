@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Method, Request, Response, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -39,9 +39,14 @@ pub async fn ask(
     let asked = Asked { arrival: arrival.clone(), snapshot: snapshot.clone(), method: method.clone(), headers };
     let body = match read_body(session).await {
         Ok(body) => body,
-        Err(TooMuch) => {
+        Err(unusable) => {
             session.set_keepalive(None);
-            return render::too_large(&asked.common(), asked.shape());
+            return match unusable {
+                Unusable::TooMuch => render::too_large(&asked.common(), asked.shape()),
+                Unusable::Broken => {
+                    render::bad_request(&asked.common(), "The request could not be read to its end.", asked.shape())
+                }
+            };
         }
     };
     let failed = render::internal(&asked.common(), asked.shape());
@@ -66,25 +71,40 @@ pub async fn ask(
     }
 }
 
-/// The body is longer, or slower, than a form of ours.
-struct TooMuch;
+/// Why a body is of no use.
+enum Unusable {
+    /// It is longer, or slower, than a form of ours.
+    TooMuch,
+    /// It has no end that we understand.
+    Broken,
+}
 
-async fn read_body(session: &mut Session) -> Result<Bytes, TooMuch> {
+async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
     // Asking a request without a body for its body would wait for ever.
     if session.is_body_empty() {
         return Ok(Bytes::new());
     }
+    let header = session.req_header();
+    let text = |name| header.headers.get(name).and_then(|value| value.to_str().ok());
+    if text(CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > BODY_LIMIT) {
+        return Err(Unusable::TooMuch);
+    }
+    if text(EXPECT).is_some_and(|expected| expected.eq_ignore_ascii_case("100-continue")) {
+        // Else both sides would wait for the other (RFC 9110 §10.1.1). A client that is gone sends no body.
+        let _ = session.write_continue_response().await;
+    }
     let read = async {
         let mut body = Vec::new();
-        while let Ok(Some(chunk)) = session.read_request_body().await {
+        // Half a form is no form.
+        while let Some(chunk) = session.read_request_body().await.map_err(|_| Unusable::Broken)? {
             if body.len() + chunk.len() > BODY_LIMIT {
-                return Err(TooMuch);
+                return Err(Unusable::TooMuch);
             }
             body.extend_from_slice(&chunk);
         }
         Ok(Bytes::from(body))
     };
-    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(TooMuch))
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::TooMuch))
 }
 
 /// Writes an answer of ours. Keeps the connection: `respond_error` of Pingora would close it.

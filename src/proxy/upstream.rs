@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName};
+use aws_lc_rs::digest::{SHA256, digest};
+use http::header::{ACCEPT, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 use papaya::HashMap;
 use pingora::http::RequestHeader;
@@ -21,8 +22,14 @@ use crate::snapshot::{Edge, UpstreamTimeouts, fold};
 
 /// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed on.
 const SET_BY_US: &[&str] = &[
-    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-request-id",
-    "traceparent", "tracestate",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "forwarded",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
 ];
 
 /// Makes a request into what the app receives. Called once per attempt with a fresh copy of the client's
@@ -56,13 +63,17 @@ pub fn dress(
     set(HeaderName::from_static("x-forwarded-port"), HeaderValue::try_from(port)?);
     set(FORWARDED, HeaderValue::try_from(forwarded(reading))?);
     set(HeaderName::from_static("x-request-id"), HeaderValue::try_from(&*arrival.request_id)?);
-    let trace = match inbound.traceparent {
-        Some(parent) => parent,
-        None => HeaderValue::try_from(traceparent(&arrival.request_id))?,
-    };
-    set(HeaderName::from_static("traceparent"), trace);
-    if let Some(state) = inbound.tracestate {
-        set(HeaderName::from_static("tracestate"), state);
+    match inbound.trace {
+        Some((parent, state)) => {
+            set(HeaderName::from_static("traceparent"), parent);
+            if let Some(state) = state {
+                set(HeaderName::from_static("tracestate"), state);
+            }
+        }
+        None => set(
+            HeaderName::from_static("traceparent"),
+            HeaderValue::try_from(traceparent(&arrival.request_id))?,
+        ),
     }
     for (name, value) in outgoing.iter().flat_map(|outgoing| &outgoing.headers) {
         set(name.clone(), value.clone());
@@ -74,8 +85,7 @@ pub fn dress(
 #[derive(Default)]
 struct Inbound {
     forwarded_for: Option<String>,
-    traceparent: Option<HeaderValue>,
-    tracestate: Option<HeaderValue>,
+    trace: Option<(HeaderValue, Option<HeaderValue>)>,
 }
 
 impl Inbound {
@@ -87,16 +97,31 @@ impl Inbound {
             headers.get_all("x-forwarded-for").iter().filter_map(|field| field.to_str().ok()).collect();
         Inbound {
             forwarded_for: (!chain.is_empty()).then(|| chain.join(", ")),
-            traceparent: headers.get("traceparent").cloned(),
-            tracestate: headers.get("tracestate").cloned(),
+            trace: trace(headers).map(|parent| (parent.clone(), headers.get("tracestate").cloned())),
         }
     }
+}
+
+/// The one `traceparent`, if it is one (W3C Trace Context §3.2): proxies pass on what clients made up, and
+/// what is malformed is restarted, its `tracestate` with it.
+fn trace(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut all = headers.get_all("traceparent").iter();
+    let (Some(parent), None) = (all.next(), all.next()) else { return None };
+    let hex = |part: &[u8], length: usize| {
+        part.len() == length && part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let some = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+    let mut parts = parent.as_bytes().split(|byte| *byte == b'-');
+    let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let known = hex(version, 2) && version != b"ff" && (version != b"00" || parts.next().is_none());
+    (known && hex(id, 32) && some(id) && hex(span, 16) && some(span) && hex(flags, 2)).then_some(parent)
 }
 
 /// Takes off every field that an app could take for ours, under any spelling.
 fn strip(request: &mut RequestHeader, edge: &Edge) {
     let ours = |folded: &str| SET_BY_US.contains(&folded) || edge.stripped.takes(folded);
-    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| ours(&fold(name.as_str()))).cloned().collect();
+    let gone: Vec<HeaderName> =
+        request.headers.keys().filter(|name| ours(&fold(name.as_str()))).cloned().collect();
     for name in gone {
         request.remove_header(&name);
     }
@@ -136,7 +161,10 @@ fn one_length(request: &mut RequestHeader) {
 }
 
 fn port(authority: &str, proto: &str) -> String {
-    let written = authority.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let written = authority
+        .rsplit_once(':')
+        .map(|(_, port)| port)
+        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
     match written {
         Some(port) if !port.is_empty() => port.to_owned(),
         _ => if proto == "https" { "443" } else { "80" }.to_owned(),
@@ -152,13 +180,18 @@ fn forwarded(reading: &Reading) -> String {
     format!("for={client};host=\"{}\";proto={}", reading.arrival.authority, reading.proto)
 }
 
-/// A trace of our own making (W3C Trace Context): the request's name is the trace's, not sampled.
+/// A trace of our own making (W3C Trace Context): the request's name is the trace's, not sampled. A name that
+/// a proxy gave and that has another shape is hashed into it.
 fn traceparent(request_id: &str) -> String {
-    if request_id.len() == 32 && request_id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        format!("00-{}-{}-00", request_id.to_ascii_lowercase(), &request_id[..16].to_ascii_lowercase())
-    } else {
-        String::new()
+    let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    let fits =
+        request_id.len() == 32 && request_id.bytes().all(hex) && request_id[..16].bytes().any(|b| b != b'0');
+    if fits {
+        return format!("00-{request_id}-{}-00", &request_id[..16]);
     }
+    let hash = digest(&SHA256, request_id.as_bytes());
+    let id: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("00-{id}-{}-00", &id[..16])
 }
 
 /// Where upstreams are: addresses of names, kept for a while.
@@ -197,7 +230,9 @@ impl Resolver {
             Ok(Ok(addresses)) => {
                 let addresses: Vec<SocketAddr> = addresses.collect();
                 let first = addresses.first().copied();
-                self.known.pin().insert(key.as_str().into(), Arc::new(Resolved { addresses, at: Instant::now() }));
+                self.known
+                    .pin()
+                    .insert(key.as_str().into(), Arc::new(Resolved { addresses, at: Instant::now() }));
                 first.ok_or_else(|| std::io::Error::other("the name has no address"))
             }
             failed => match known.and_then(|known| known.addresses.first().copied()) {
@@ -215,16 +250,415 @@ fn literal(host: &str) -> Option<std::net::IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
+/// What kind of answer a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Awaited {
+    /// One that comes to an end.
+    Answer,
+    /// A WebSocket or an event stream: silent for as long as there is nothing to say.
+    Stream,
+}
+
+impl Awaited {
+    /// By what the request asks for: the patience with an app is settled before it answers.
+    pub fn by(headers: &HeaderMap) -> Awaited {
+        let websocket =
+            headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok());
+        let events = accepted.flat_map(|field| field.split(',')).any(|range| {
+            let kind = range.split(';').next().unwrap_or("").trim();
+            kind.eq_ignore_ascii_case("text/event-stream")
+        });
+        if websocket || events { Awaited::Stream } else { Awaited::Answer }
+    }
+}
+
 /// How to reach `upstream` at `address`.
-pub fn peer(upstream: &Upstream, address: SocketAddr, timeouts: &UpstreamTimeouts) -> HttpPeer {
+pub fn peer(
+    upstream: &Upstream,
+    address: SocketAddr,
+    timeouts: &UpstreamTimeouts,
+    awaited: Awaited,
+) -> HttpPeer {
     let tls = upstream.scheme == Scheme::Https;
     // Never empty for TLS: without a name Pingora would check no certificate at all.
     let name = if tls { upstream.host.to_string() } else { String::new() };
     let mut peer = HttpPeer::new(address, tls, name);
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);
-    peer.options.read_timeout = Some(timeouts.read);
+    peer.options.read_timeout = match awaited {
+        Awaited::Answer => Some(timeouts.read),
+        Awaited::Stream => None,
+    };
     peer.options.write_timeout = Some(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);
     peer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use pingora::upstreams::peer::Peer as _;
+
+    use super::super::facts::{Peer, RequestIds, Tls, read};
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entropy::Entropy;
+    use crate::gate::cookie::{SameSite, Secure};
+    use crate::snapshot::Stripped;
+
+    type Outcome = Result<(), Box<dyn Error>>;
+
+    const PROXY: &str = "10.0.0.1";
+    const VISITOR: &str = "203.0.113.7";
+
+    struct Dressed(RequestHeader);
+
+    impl Dressed {
+        /// Every value under a name, whatever its case, in order.
+        fn all(&self, name: &str) -> Vec<&str> {
+            self.0.headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("no text")).collect()
+        }
+    }
+
+    /// What the app receives of a request from `peer` with `fields`.
+    fn dressed_with(
+        edge: &Edge,
+        peer: (&str, Tls),
+        fields: &[(&str, &str)],
+        outgoing: Option<&Outgoing>,
+    ) -> Result<Dressed, Box<dyn Error>> {
+        let mut request = RequestHeader::build("GET", b"/a", None)?;
+        if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            request.append_header("Host", "wiki.example.com")?;
+        }
+        for (name, value) in fields {
+            request.append_header((*name).to_owned(), HeaderValue::from_bytes(value.as_bytes())?)?;
+        }
+        let ids = RequestIds::new(&Entropy::system());
+        let peer = Peer { address: peer.0.parse()?, tls: peer.1 };
+        let now = Timestamp::from_unix_seconds(1_800_000_000);
+        let reading = read(&request, b"", peer, edge, &ids, now).map_err(|(why, _)| why)?;
+        let cookies = cookie::Settings::new(None, Secure::Yes, SameSite::Lax);
+        dress(&mut request, &reading, edge, &cookies, outgoing)?;
+        Ok(Dressed(request))
+    }
+
+    fn dressed(peer: &str, fields: &[(&str, &str)]) -> Result<Dressed, Box<dyn Error>> {
+        dressed_with(&Edge::for_tests()?, (peer, Tls::No), fields, None)
+    }
+
+    /// threats 1 to 3 and 6. `Edge::for_tests` lists what is stripped.
+    #[test]
+    fn what_an_app_could_take_for_ours_never_arrives_under_any_spelling() -> Outcome {
+        let names = [
+            "x-forwarded-user",
+            "X-Forwarded-User",
+            "X-FORWARDED-USER",
+            "x-FoRwArDeD-uSeR",
+            "X_Forwarded_User",
+            "X-Forwarded_User",
+            "X.Forwarded.User",
+            "X!Forwarded~User",
+            "x*forwarded'user",
+            "X|Forwarded^User",
+            "X+Forwarded&User",
+            "X$Forwarded%User",
+            "X`Forwarded#User",
+            "x_forwarded-EMAIL",
+            "X-Forwarded-Groups",
+            "X-Teamgate-Assertion",
+            "x_teamgate_assertion",
+            "X-Teamgate-",
+            "X-Teamgate-Anything",
+            "Remote-User",
+            "REMOTE_USER",
+            "Remote.User",
+            "X-Auth-Request-User",
+            "x_auth_request_groups",
+            "X-Auth-Request-",
+        ];
+        for peer in [PROXY, VISITOR] {
+            for name in names {
+                let dressed = dressed(peer, &[(name, "root"), ("X-App", "1"), (name, "admin")])?;
+                assert_eq!(dressed.all(name), [""; 0], "{name} from {peer}");
+                assert_eq!(dressed.all("x-app"), ["1"]);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_only_looks_alike_to_people_passes() -> Outcome {
+        for name in [
+            "X-Forwarded-Users",
+            "XForwardedUser",
+            "X-Teamgat",
+            "Remote-Users",
+            "Authorization",
+            "X-Auth-Requests",
+        ] {
+            assert_eq!(dressed(VISITOR, &[(name, "a"), (name, "b")])?.all(name), ["a", "b"], "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_is_kept_passes_and_one_that_is_added_does_not() -> Outcome {
+        let mut edge = Edge::for_tests()?;
+        edge.stripped = Stripped::new(["x-acme-*"].into_iter());
+        let fields = [("X_Acme_Level", "9"), ("Remote-User", "svc")];
+        let dressed = dressed_with(&edge, (VISITOR, Tls::No), &fields, None)?;
+        assert_eq!(dressed.all("x_acme_level"), [""; 0]);
+        assert_eq!(dressed.all("remote-user"), ["svc"]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_every_app_is_told_is_ours_and_stands_there_once() -> Outcome {
+        for spelled in ["x-forwarded-for", "X_Forwarded_For", "X.Forwarded-For"] {
+            let lies = [
+                (spelled, "6.6.6.6"),
+                ("X-Forwarded-Proto", "https"),
+                ("x_forwarded_host", "evil.example"),
+                ("X-Forwarded-Host", "evil.example"),
+                ("X-Forwarded-Port", "1"),
+                ("Forwarded", "for=6.6.6.6"),
+                ("X-Request-Id", "forged-request"),
+                ("traceparent", "forged"),
+                ("tracestate", "forged"),
+            ];
+            let dressed = dressed(VISITOR, &lies)?;
+            for (name, expected) in [
+                ("host", "wiki.example.com"),
+                ("x-forwarded-for", VISITOR),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "wiki.example.com"),
+                ("x-forwarded-port", "80"),
+                ("forwarded", "for=203.0.113.7;host=\"wiki.example.com\";proto=http"),
+            ] {
+                assert_eq!(dressed.all(name), [expected], "{name}");
+            }
+            let (ids, traces) = (dressed.all("x-request-id"), dressed.all("traceparent"));
+            assert_eq!((ids.len(), traces.len()), (1, 1));
+            assert_eq!(traces[0], format!("00-{}-{}-00", ids[0], &ids[0][..16]));
+            assert_eq!(dressed.all("tracestate"), [""; 0]);
+            assert!(dressed.0.headers.keys().all(|name| !name.as_str().contains(['_', '.'])));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_host_is_passed_in_its_one_spelling_with_its_port() -> Outcome {
+        let rows: &[(&str, Tls, &str, &str, &str)] = &[
+            (
+                "Wiki.Example.com.",
+                Tls::No,
+                "wiki.example.com",
+                "80",
+                "for=203.0.113.7;host=\"wiki.example.com\";proto=http",
+            ),
+            (
+                "wiki.example.com",
+                Tls::Yes,
+                "wiki.example.com",
+                "443",
+                "for=203.0.113.7;host=\"wiki.example.com\";proto=https",
+            ),
+            (
+                "wiki.example.com:8443",
+                Tls::Yes,
+                "wiki.example.com:8443",
+                "8443",
+                "for=203.0.113.7;host=\"wiki.example.com:8443\";proto=https",
+            ),
+            ("[0:0::1]", Tls::No, "[::1]", "80", "for=203.0.113.7;host=\"[::1]\";proto=http"),
+            ("[::1]:81", Tls::No, "[::1]:81", "81", "for=203.0.113.7;host=\"[::1]:81\";proto=http"),
+        ];
+        for (host, tls, sent, port, forwarded) in rows {
+            let dressed = dressed_with(&Edge::for_tests()?, (VISITOR, *tls), &[("Host", host)], None)?;
+            assert_eq!(dressed.all("host"), [*sent], "{host}");
+            assert_eq!(dressed.all("x-forwarded-host"), [*sent], "{host}");
+            assert_eq!(dressed.all("x-forwarded-port"), [*port], "{host}");
+            assert_eq!(dressed.all("forwarded"), [*forwarded], "{host}");
+        }
+        Ok(())
+    }
+
+    /// RFC 7239 §6: the colons of an IPv6 address need quotes, the address brackets.
+    #[test]
+    fn an_ipv6_client_is_quoted_in_forwarded_and_bare_elsewhere() -> Outcome {
+        let dressed = dressed("2001:db8::7", &[])?;
+        assert_eq!(dressed.all("forwarded"), ["for=\"[2001:db8::7]\";host=\"wiki.example.com\";proto=http"]);
+        assert_eq!(dressed.all("x-forwarded-for"), ["2001:db8::7"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_chain_is_continued_only_for_a_proxy_of_ours() -> Outcome {
+        let rows: &[(&str, &[&str], &str, &str)] = &[
+            (VISITOR, &["6.6.6.6"], "203.0.113.7", "203.0.113.7"),
+            (PROXY, &[], "10.0.0.1", "10.0.0.1"),
+            (PROXY, &["203.0.113.7"], "203.0.113.7, 10.0.0.1", "203.0.113.7"),
+            (
+                PROXY,
+                &["6.6.6.6, 203.0.113.7", "10.9.9.9"],
+                "6.6.6.6, 203.0.113.7, 10.9.9.9, 10.0.0.1",
+                "203.0.113.7",
+            ),
+            ("::ffff:10.0.0.1", &["203.0.113.7"], "203.0.113.7, 10.0.0.1", "203.0.113.7"),
+        ];
+        for (peer, chain, sent, client) in rows {
+            let fields: Vec<_> = chain.iter().map(|field| ("x-forwarded-for", *field)).collect();
+            let dressed = dressed(peer, &fields)?;
+            assert_eq!(dressed.all("x-forwarded-for"), [*sent], "{peer} {chain:?}");
+            assert!(dressed.all("forwarded")[0].starts_with(&format!("for={client};")), "{peer} {chain:?}");
+        }
+        let secure = dressed(PROXY, &[("X-Forwarded-Proto", "https")])?;
+        assert_eq!(
+            (secure.all("x-forwarded-proto"), secure.all("x-forwarded-port")),
+            (vec!["https"], vec!["443"])
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_trace_goes_on_only_from_a_proxy_of_ours_and_only_if_it_is_one() -> Outcome {
+        const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (parent, goes_on) in [
+            (TRACE, true),
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later", true),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later", false),
+            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
+            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6-00f067aa0ba902b7-01", false),
+            ("", false),
+            ("x", false),
+        ] {
+            for (peer, believed) in [(PROXY, goes_on), (VISITOR, false)] {
+                let dressed = dressed(peer, &[("traceparent", parent), ("tracestate", "a=1")])?;
+                let own = format!(
+                    "00-{id}-{}-00",
+                    &dressed.all("x-request-id")[0][..16],
+                    id = dressed.all("x-request-id")[0]
+                );
+                assert_eq!(
+                    dressed.all("traceparent"),
+                    [if believed { parent } else { &own }],
+                    "{parent} {peer}"
+                );
+                assert_eq!(dressed.all("tracestate").len(), usize::from(believed), "{parent} {peer}");
+            }
+        }
+        let twice = dressed(PROXY, &[("traceparent", TRACE), ("traceparent", TRACE)])?;
+        assert_ne!(twice.all("traceparent"), [TRACE]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_name_of_any_shape_makes_a_trace() {
+        let zeros = "0".repeat(32);
+        for id in ["01234567", "A1B2C3D4A1B2C3D4A1B2C3D4A1B2C3D4", &zeros, "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4"]
+        {
+            let header: HeaderMap = HeaderValue::try_from(traceparent(id))
+                .map(|value| ("traceparent".parse().ok(), value))
+                .into_iter()
+                .filter_map(|(name, value)| Some((name?, value)))
+                .collect();
+            assert!(trace(&header).is_some(), "{id}: {}", traceparent(id));
+        }
+    }
+
+    #[test]
+    fn our_cookies_stay_here_and_the_apps_arrive_in_one_field() -> Outcome {
+        let rows: &[(&[&str], &[&str])] = &[
+            (&["a=1; b=2"], &["a=1; b=2"]),
+            (&["__Host-teamgate=s3cret"], &[]),
+            (&["a=1; __Host-teamgate=s3cret; b=2"], &["a=1; b=2"]),
+            (&["a=1", "__Host-teamgate=s3cret", "b=2"], &["a=1; b=2"]),
+            (&["a=1;__Host-teamgate=s3cret;b=2;"], &["a=1; b=2"]),
+            (&["__Host-teamgate=s3cret; __Host-teamgate=s3cret"], &[]),
+            (&["__Host-teamgate-try-x=s3cret; __Host-teamgate-rounds=s3cret; a=1"], &["a=1"]),
+            (&["  __Host-teamgate=s3cret  ;  a=1  "], &["a=1"]),
+            (
+                &["__Host-teamgater=kept; teamgate=kept; x__Host-teamgate=kept"],
+                &["__Host-teamgater=kept; teamgate=kept; x__Host-teamgate=kept"],
+            ),
+            (&["a=b=c; d=\"e\""], &["a=b=c; d=\"e\""]),
+            (&[""], &[]),
+        ];
+        for (fields, expected) in rows {
+            let fields: Vec<_> = fields.iter().map(|field| ("Cookie", *field)).collect();
+            let dressed = dressed(VISITOR, &fields)?;
+            assert_eq!(dressed.all("cookie"), *expected, "{fields:?}");
+        }
+        Ok(())
+    }
+
+    fn upstream(text: &str) -> Result<Upstream, Box<dyn Error>> {
+        Ok(text.parse()?)
+    }
+
+    #[test]
+    fn every_wait_for_an_app_ends_and_a_name_is_always_checked_over_tls() -> Outcome {
+        let timeouts = Edge::for_tests()?.upstream;
+        for (text, tls, name) in [
+            ("http://10.0.0.5:8080", false, ""),
+            ("https://app.example.com", true, "app.example.com"),
+            ("https://10.0.0.5:8443", true, "10.0.0.5"),
+            ("https://[::1]:8443", true, "::1"),
+        ] {
+            let peer = peer(&upstream(text)?, "10.0.0.5:1".parse()?, &timeouts, Awaited::Answer);
+            assert_eq!((peer.tls(), peer.sni()), (tls, name), "{text}");
+            assert!(!peer.tls() || !peer.sni().is_empty(), "{text}");
+            assert!(peer.verify_cert() && peer.verify_hostname(), "{text}");
+            let options = &peer.options;
+            assert_eq!(options.connection_timeout, Some(timeouts.connect));
+            assert_eq!(options.total_connection_timeout, Some(timeouts.connect));
+            assert_eq!(options.read_timeout, Some(timeouts.read));
+            assert_eq!(options.write_timeout, Some(timeouts.write));
+            assert_eq!(options.idle_timeout, Some(timeouts.idle));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn silence_is_no_fault_of_a_stream() -> Outcome {
+        let timeouts = Edge::for_tests()?.upstream;
+        let rows: &[(&[(&'static str, &'static str)], Awaited)] = &[
+            (&[], Awaited::Answer),
+            (&[("accept", "*/*")], Awaited::Answer),
+            (&[("accept", "text/html, text/*")], Awaited::Answer),
+            (&[("accept", "text/event-streams")], Awaited::Answer),
+            (&[("accept", "text/event-stream")], Awaited::Stream),
+            (&[("accept", "text/html, Text/Event-Stream;q=0.5")], Awaited::Stream),
+            (&[("accept", "text/html"), ("accept", "text/event-stream")], Awaited::Stream),
+            (&[("upgrade", "websocket")], Awaited::Stream),
+            (&[("upgrade", "WebSocket")], Awaited::Stream),
+            (&[("upgrade", "h2c")], Awaited::Answer),
+        ];
+        for (fields, awaited) in rows {
+            let headers: HeaderMap = fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(Awaited::by(&headers), *awaited, "{fields:?}");
+        }
+        let patient = peer(&upstream("http://app")?, "10.0.0.5:1".parse()?, &timeouts, Awaited::Stream);
+        assert_eq!(patient.options.read_timeout, None);
+        assert_eq!(patient.options.write_timeout, Some(timeouts.write));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_address_needs_no_resolver() -> Outcome {
+        let resolver = Resolver::default();
+        for (text, address) in [("http://10.0.0.5:8080", "10.0.0.5:8080"), ("https://[::1]", "[::1]:443")] {
+            assert_eq!(resolver.address(&upstream(text)?).await?, address.parse()?, "{text}");
+        }
+        Ok(())
+    }
 }

@@ -75,6 +75,8 @@ pub const BUILT_IN: &[&str] = &[
     "X-Forwarded-Ssl",
     "Front-End-Https",
     "X-Url-Scheme",
+    // CGI makes `HTTP_PROXY` of it, and programs send their own requests there (httpoxy)
+    "Proxy",
     // client addresses as others state them
     "X-Real-IP",
     "X-Client-IP",

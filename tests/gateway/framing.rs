@@ -1,0 +1,485 @@
+//! Where requests begin and end, and which path they are for: what the client gets, and what the app sees.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::{Browser, Checked, Request, Setup, Wire};
+
+/// A host that is served, as every raw request here names it.
+const HOST: &str = "wiki.example.com";
+
+/// The status of every answer in `bytes`, in order.
+fn statuses(bytes: &[u8]) -> Vec<u16> {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
+}
+
+/// Sends `bytes` and reads until the gateway closes. Where it waits for more, it is left after a moment.
+async fn said(setup: &Setup, bytes: &[u8]) -> Checked<Vec<u8>> {
+    let mut stream = TcpStream::connect(setup.gateway.address()).await?;
+    // The gateway may close before all of it is sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    while let Ok(Ok(1..)) = timeout(Duration::from_secs(3), stream.read_buf(&mut answer)).await {}
+    Ok(answer)
+}
+
+fn targets(setup: &Setup) -> Vec<String> {
+    setup
+        .upstream
+        .received()
+        .into_iter()
+        .map(|request| format!("{} {}", request.method, request.target))
+        .collect()
+}
+
+/// A POST to a public route, with this framing and body, and then the request that must not be hidden in it.
+fn smuggler(framing: &str, body: &str) -> Vec<u8> {
+    format!("POST /public/outer HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n{body}").into_bytes()
+}
+
+/// threats 10, 13 and 14: every way to say twice, or wrongly, how long a request is.
+#[tokio::test]
+async fn a_request_whose_end_is_in_doubt_is_refused_and_its_connection_closed() -> Checked {
+    let setup = Setup::new().await?;
+    let inner = format!("GET /public/smuggled HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let zero = format!("0\r\n\r\n{inner}");
+    let chunks = format!("5\r\nhello\r\n0\r\n\r\n{inner}");
+    let rows: &[(&str, &str, &str)] = &[
+        ("CL.TE", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", &zero),
+        ("TE.CL", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", &chunks),
+        ("TE.TE", "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", &zero),
+        ("TE twice", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", &zero),
+        ("TE joined", "Transfer-Encoding: chunked, chunked\r\n", &zero),
+        ("TE gzip", "Transfer-Encoding: gzip, chunked\r\n", &zero),
+        ("TE last", "Transfer-Encoding: chunked, identity\r\n", &zero),
+        ("TE unknown", "Transfer-Encoding: xchunked\r\n", &zero),
+        ("TE quoted", "Transfer-Encoding: \"chunked\"\r\n", &zero),
+        ("TE tab", "Transfer-Encoding:\x0bchunked\r\n", &zero),
+        ("TE parameter", "Transfer-Encoding: chunked;x=1\r\n", &zero),
+        ("TE space before the colon", "Transfer-Encoding : chunked\r\n", &zero),
+        ("TE folded", "Transfer-Encoding:\r\n chunked\r\n", &zero),
+        ("TE bare CR", "X: y\rTransfer-Encoding: chunked\r\n", &zero),
+        ("TE empty and CL", "Transfer-Encoding:\r\nContent-Length: 5\r\n", &chunks),
+        ("CL twice", "Content-Length: 5\r\nContent-Length: 5\r\n", &inner),
+        ("CL two", "Content-Length: 5\r\nContent-Length: 6\r\n", &inner),
+        ("CL joined", "Content-Length: 5, 5\r\n", &inner),
+        ("CL signed", "Content-Length: +5\r\n", &inner),
+        ("CL negative", "Content-Length: -5\r\n", &inner),
+        ("CL hexadecimal", "Content-Length: 0x5\r\n", &inner),
+        ("CL with a space", "Content-Length: 5 5\r\n", &inner),
+        ("CL empty", "Content-Length:\r\n", &inner),
+        ("CL too big", "Content-Length: 18446744073709551621\r\n", &inner),
+        ("CL very big", "Content-Length: 9223372036854775808\r\n", &inner),
+        ("CL space before the colon", "Content-Length : 5\r\n", &inner),
+        ("no name", ": x\r\n", &inner),
+        ("no colon", "Nonsense\r\n", &inner),
+        ("space in a name", "X Y: z\r\n", &inner),
+        ("NUL in a name", "X\0Y: z\r\n", &inner),
+        ("NUL in a value", "X: y\0z\r\n", &inner),
+        ("bare CR in a value", "X: y\rz\r\n", &inner),
+        ("folded", "X: y\r\n z\r\n", &inner),
+        ("folded first", " X: y\r\n", &inner),
+    ];
+    for (what, framing, body) in rows {
+        let bytes = said(&setup, &smuggler(framing, body)).await?;
+        assert_eq!(statuses(&bytes), [400], "{what}: {}", String::from_utf8_lossy(&bytes));
+    }
+    assert_eq!(targets(&setup), [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chunk_that_lies_about_its_size_ends_the_connection() -> Checked {
+    let setup = Setup::new().await?;
+    let inner = format!("GET /public/smuggled HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    for (what, body) in [
+        ("overflow", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("more than any memory", "ffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
+        ("negative", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("signed", "+5\r\nhello\r\n0\r\n\r\n"),
+        ("with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("no digits", "zz\r\nhello\r\n0\r\n\r\n"),
+        ("a size that is too small", "2\r\nhello\r\n0\r\n\r\n"),
+        ("no end of the chunk", "5\r\nhelloX0\r\n\r\n"),
+    ] {
+        let bytes =
+            said(&setup, &smuggler("Transfer-Encoding: chunked\r\n", &format!("{body}{inner}"))).await?;
+        let all = statuses(&bytes);
+        assert!(all.len() <= 1 && all.iter().all(|status| *status >= 400), "{what}: {all:?}");
+    }
+    // The parser takes an empty line for a size of nothing. What follows it is never read as a request.
+    let bytes =
+        said(&setup, &smuggler("Transfer-Encoding: chunked\r\n", &format!("\r\n\r\n{inner}"))).await?;
+    assert!(statuses(&bytes).len() <= 1);
+    let seen = targets(&setup);
+    assert!(!seen.iter().any(|target| target.contains("smuggled")), "{seen:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_chunked_with_extensions_arrives_without_them() -> Checked {
+    let setup = Setup::new().await?;
+    for (what, body) in [
+        ("extension", "5;a=b\r\nhello\r\n0;c\r\n\r\n"),
+        ("zeros", "0005\r\nhello\r\n000\r\n\r\n"),
+        ("capital digits", "A\r\nhellohello\r\n0\r\n\r\n"),
+        ("trailer", "5\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n"),
+    ] {
+        let mut wire = Wire::connect(setup.gateway.address()).await?;
+        wire.send(&smuggler("Transfer-Encoding: chunked\r\n", body)).await?;
+        let response = wire.response().await?;
+        let echo = response.expect(200).map_err(|error| format!("{what}: {error}"))?.json()?;
+        assert!(
+            echo["body"].as_str().is_some_and(|body| body.trim_start_matches("hello").is_empty()),
+            "{what}: {echo}"
+        );
+        let next = format!("GET /public/next HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        if wire.send(next.as_bytes()).await.is_ok()
+            && let Ok(next) = wire.response().await
+        {
+            assert_eq!(next.json()?["target"], "/public/next", "{what}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_names_one_host_plainly() -> Checked {
+    let setup = Setup::new().await?;
+    for (host, status) in [
+        ("Host: wiki.example.com\r\n", 200),
+        ("Host: WIKI.example.com.:80\r\n", 200),
+        ("Host:wiki.example.com\r\n", 200),
+        ("", 400),
+        ("Host:\r\n", 400),
+        ("Host: wiki.example.com\r\nHost: wiki.example.com\r\n", 400),
+        ("Host: wiki.example.com\r\nHost: evil.example\r\n", 400),
+        ("Host: wiki.example.com, evil.example\r\n", 400),
+        ("Host: wiki.example.com evil.example\r\n", 400),
+        ("Host: wiki.example.com/evil\r\n", 400),
+        ("Host: wiki.example.com\\evil\r\n", 400),
+        ("Host: wiki.example.com\tevil\r\n", 400),
+        ("Host: wiki.example.com;evil\r\n", 400),
+        ("Host: wiki.example.com?evil\r\n", 400),
+        ("Host: wiki.example.com#evil\r\n", 400),
+        ("Host: user@wiki.example.com\r\n", 400),
+        ("Host: wiki.example.com:evil\r\n", 400),
+        ("Host: wiki.example.com:0\r\n", 400),
+        ("Host: wiki.example.com:99999\r\n", 400),
+        ("Host: wiki..example.com\r\n", 400),
+        ("Host: .\r\n", 400),
+        ("Host: [::1\r\n", 400),
+        ("Host: 0x7f.1\r\n", 400),
+        ("Host: w\u{ed}ki.example.com\r\n", 400),
+        ("Host: wiki.example.com%00\r\n", 400),
+        ("Host: <script>\r\n", 400),
+    ] {
+        let bytes =
+            said(&setup, format!("GET /public/a HTTP/1.1\r\n{host}Connection: close\r\n\r\n").as_bytes())
+                .await?;
+        assert_eq!(statuses(&bytes), [status], "{host:?}: {}", String::from_utf8_lossy(&bytes));
+        assert!(!String::from_utf8_lossy(&bytes).contains("<script>"), "{host:?}");
+    }
+    assert_eq!(setup.upstream.received().len(), 3);
+    for request in setup.upstream.received() {
+        assert_eq!(request.all("host").len(), 1);
+        assert!(["wiki.example.com", "wiki.example.com:80"].contains(&request.all("host")[0]), "{request:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_line_has_one_form() -> Checked {
+    let setup = Setup::new().await?;
+    let long = "a".repeat(8 * 1024);
+    for (line, status, seen) in [
+        ("GET http://wiki.example.com/public/x HTTP/1.1", 200, Some("/public/x")),
+        ("GET http://wiki.example.com/public/x?y HTTP/1.1", 200, Some("/public/x?y")),
+        ("GET http://WIKI.example.com./public/x?y HTTP/1.1", 400, None),
+        ("GET http://wiki.example.com/lobby/%2e%2e/public/x HTTP/1.1", 200, Some("/public/x")),
+        ("GET http://wiki.example.com/public/../lobby HTTP/1.1", 401, None),
+        ("GET http://wiki.example.com HTTP/1.1", 401, None),
+        ("GET http://evil.example/public/x HTTP/1.1", 400, None),
+        ("GET http://wiki.example.com:81/public/x HTTP/1.1", 400, None),
+        ("GET http://wiki.example.com@evil.example/public/x HTTP/1.1", 400, None),
+        ("GET http:///public/x HTTP/1.1", 400, None),
+        ("GET http:/public/x HTTP/1.1", 400, None),
+        ("GET ftp://wiki.example.com/public/x HTTP/1.1", 400, None),
+        ("GET public HTTP/1.1", 400, None),
+        ("GET ./public HTTP/1.1", 400, None),
+        ("GET \\public HTTP/1.1", 400, None),
+        ("GET x:/public HTTP/1.1", 400, None),
+        ("GET foo:bar://wiki.example.com/public HTTP/1.1", 400, None),
+        ("GET * HTTP/1.1", 400, None),
+        ("GET ?x HTTP/1.1", 400, None),
+        // A fragment is cut off before anything is decided, and so is nothing that anybody sees.
+        ("GET #x HTTP/1.1", 401, None),
+        ("GET /public/x#/../../deploy HTTP/1.1", 200, Some("/public/x")),
+        ("OPTIONS * HTTP/1.1", 400, None),
+        ("OPTIONS /public/x HTTP/1.1", 200, Some("/public/x")),
+        ("TRACE /public/x HTTP/1.1", 405, None),
+        ("TRACK /public/x HTTP/1.1", 405, None),
+        ("CONNECT wiki.example.com:443 HTTP/1.1", 405, None),
+        ("CONNECT /public/x HTTP/1.1", 405, None),
+        ("GET /public/x HTTP/9.9", 400, None),
+        ("GET /public/x http/1.1", 400, None),
+        ("GET /public/x", 400, None),
+        ("GET /public/x HTTP/2.0", 400, None),
+        ("G(T /public/x HTTP/1.1", 400, None),
+        ("GET  /public/x HTTP/1.1", 400, None),
+        (&format!("GET /public/{long} HTTP/1.1"), 400, None),
+    ] {
+        let before = setup.upstream.received().len();
+        let bytes =
+            said(&setup, format!("{line}\r\nHost: {HOST}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        let all = statuses(&bytes);
+        // What is not even HTTP may be answered with nothing.
+        let fine = all == [status] || (all.is_empty() && status == 400);
+        assert!(fine, "{line}: {all:?} {}", String::from_utf8_lossy(&bytes));
+        let received = setup.upstream.received();
+        let now: Vec<&str> = received[before..].iter().map(|request| request.target.as_str()).collect();
+        assert_eq!(now, seen.into_iter().collect::<Vec<_>>(), "{line}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn old_protocols_are_understood_or_refused() -> Checked {
+    let setup = Setup::new().await?;
+    // 0.9 has no headers, so no host.
+    let bytes = said(&setup, b"GET /public/x\r\n\r\n").await?;
+    assert!(!String::from_utf8_lossy(&bytes).contains("200 OK"));
+    // 1.0 without a host is nobody's; with one it is a request that closes its connection.
+    let bytes = said(&setup, b"GET /public/x HTTP/1.0\r\n\r\n").await?;
+    assert_eq!(statuses(&bytes), [400]);
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    wire.send(format!("GET /public/x HTTP/1.0\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
+    let bytes = wire.rest().await?;
+    assert_eq!(statuses(&bytes), [200]);
+    // CVE-2026-2835: 1.0 knows no chunks.
+    let chunks = format!(
+        "POST /public/x HTTP/1.0\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /public/smuggled HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+    );
+    let bytes = said(&setup, chunks.as_bytes()).await?;
+    assert_eq!(statuses(&bytes), [400]);
+    assert_eq!(targets(&setup), ["GET /public/x"]);
+    Ok(())
+}
+
+/// CVE-2026-2833: what stands behind an `Upgrade` that was not granted is a request or nothing.
+#[tokio::test]
+async fn an_upgrade_opens_nothing_before_the_app_agrees() -> Checked {
+    let setup = Setup::new().await?;
+    let inner = format!("GET /deploy/smuggled HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    for upgrade in ["websocket", "h2c", "TLS/1.2"] {
+        let outer = format!(
+            "GET /public/outer HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {upgrade}\r\nHTTP2-Settings: x\r\n\r\n{inner}"
+        );
+        let bytes = said(&setup, outer.as_bytes()).await?;
+        let all = statuses(&bytes);
+        assert!(all.starts_with(&[200]) && !all[1..].contains(&200), "{upgrade}: {all:?}");
+    }
+    let seen = targets(&setup);
+    assert!(seen.iter().all(|target| target == "GET /public/outer"), "{seen:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn headers_have_limits() -> Checked {
+    let setup = Setup::new().await?;
+    let with = |fields: &str| {
+        format!("GET /public/x HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n{fields}\r\n").into_bytes()
+    };
+    for (what, fields, status) in [
+        ("98 more", "X: y\r\n".repeat(98), 200),
+        ("99 more", "X: y\r\n".repeat(99), 431),
+        ("200 more", "X: y\r\n".repeat(200), 431),
+        ("32 KiB", format!("X: {}\r\n", "y".repeat(32 * 1024 - 64)), 200),
+        ("33 KiB", format!("X: {}\r\n", "y".repeat(33 * 1024)), 431),
+        ("33 KiB in all", format!("X: {}\r\n", "y".repeat(1024)).repeat(33), 431),
+        ("a long name", format!("{}: y\r\n", "x".repeat(40_000)), 431),
+    ] {
+        let bytes = said(&setup, &with(&fields)).await?;
+        assert_eq!(
+            statuses(&bytes),
+            [status],
+            "{what}: {}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(300)])
+        );
+    }
+    // More than any parser wants is refused, or the connection is closed.
+    for fields in ["X: y\r\n".repeat(5_000), format!("X: {}\r\n", "y".repeat(2 * 1024 * 1024))] {
+        let bytes = said(&setup, &with(&fields)).await?;
+        assert!(!statuses(&bytes).contains(&200));
+    }
+    assert_eq!(setup.upstream.received().len(), 2);
+    // And the gateway is well.
+    Browser::new().get(&setup.url("/public/x")).await?.expect(200)?;
+    Ok(())
+}
+
+/// What an app may see of an attack on a path.
+enum Seen {
+    /// Exactly this.
+    Only(&'static str),
+    /// Nothing: the answer is this status.
+    Nothing(u16),
+}
+
+/// threats 18 to 26. `/` is for `acme`, `/public` for all, `/deploy` for the administrators of `acme`.
+const ATTACKS: &[(&str, Seen, Seen)] = &[
+    // (target, nobody, a member of acme who is no administrator)
+    ("/public/x", Seen::Only("/public/x"), Seen::Only("/public/x")),
+    ("/deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy/", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy?/public/", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy/public", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/./../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/../../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public//../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/%2e%2e/deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/%2E./deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/.%2e/deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/public/x/%2e%2e/%2e%2e/deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("//deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("///deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/./deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/x/../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/%64eploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/%64%65%70%6c%6F%79", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy/../deploy", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy/%2e", Seen::Nothing(401), Seen::Nothing(403)),
+    ("/deploy//x", Seen::Nothing(401), Seen::Nothing(403)),
+    // A step out of a public place lands where it lands.
+    ("/deploy/../public/x", Seen::Only("/public/x"), Seen::Only("/public/x")),
+    ("/deploy/%2e%2e/public/x", Seen::Only("/public/x"), Seen::Only("/public/x")),
+    ("/public/../publics", Seen::Nothing(401), Seen::Only("/publics")),
+    // What some decode, cut or fold and some do not is nobody's.
+    ("/public%2f..%2fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/..%2fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%2e%2e%2fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/x%2fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/%2fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/deploy%2f", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/..;/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/..;x=y/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%2e%2e;/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/..%3b/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public;/../deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/deploy;x", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/deploy;/x", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public;x=/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public\\..\\deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/..\\deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public%5c..%5cdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("\\deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%00/../deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/deploy%00", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/x%0d%0aX-Y:%20z", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/x%7f", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/x\x01", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%252e%252e/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%25252e%25252e/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%252e%252e%252fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public%252fdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public%255cdeploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/deploy%2500", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%c0%ae%c0%ae/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%e0%80%ae/deploy", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%ff", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%u002e", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%2", Seen::Nothing(400), Seen::Nothing(400)),
+    ("/public/%zz", Seen::Nothing(400), Seen::Nothing(400)),
+    // Whole segments, exact case, no suffix and no query makes a place public.
+    ("/publicdeploy", Seen::Nothing(401), Seen::Only("/publicdeploy")),
+    ("/public..", Seen::Nothing(401), Seen::Only("/public..")),
+    ("/public.", Seen::Nothing(401), Seen::Only("/public.")),
+    ("/Public/x", Seen::Nothing(401), Seen::Only("/Public/x")),
+    ("/x?/public/", Seen::Nothing(401), Seen::Only("/x?/public/")),
+    ("/x?p=/public/../x", Seen::Nothing(401), Seen::Only("/x?p=/public/../x")),
+    ("/x.css", Seen::Nothing(401), Seen::Only("/x.css")),
+    // One spelling, and that is the one that is sent.
+    ("/public/%7Euser/%C3%BC", Seen::Only("/public/~user/%C3%BC"), Seen::Only("/public/~user/%C3%BC")),
+    ("/public/%c3%bc%20", Seen::Only("/public/%C3%BC%20"), Seen::Only("/public/%C3%BC%20")),
+    ("/public//x///y/", Seen::Only("/public/x/y/"), Seen::Only("/public/x/y/")),
+    ("/public/x/.", Seen::Only("/public/x/"), Seen::Only("/public/x/")),
+    (
+        "/public/a%20b?c=%2f..%2F&d=%00",
+        Seen::Only("/public/a%20b?c=%2f..%2F&d=%00"),
+        Seen::Only("/public/a%20b?c=%2f..%2F&d=%00"),
+    ),
+    ("/public/x?", Seen::Only("/public/x?"), Seen::Only("/public/x?")),
+];
+
+#[tokio::test]
+async fn an_app_sees_exactly_the_path_that_was_decided_on() -> Checked {
+    let setup = Setup::new().await?;
+    let ben = setup.signed_in("ben").await?;
+    let cookie = ben.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
+    let host = setup.gateway.address();
+    for (target, nobody, member) in ATTACKS {
+        for (who, cookie, expected) in [("nobody", "a=1", nobody), ("ben", cookie.as_str(), member)] {
+            let before = setup.upstream.received().len();
+            let bytes = said(
+                &setup,
+                format!(
+                    "GET {target} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+                )
+                .as_bytes(),
+            )
+            .await?;
+            let received = setup.upstream.received();
+            let seen: Vec<&str> = received[before..].iter().map(|request| request.target.as_str()).collect();
+            let (status, sent) = match expected {
+                Seen::Only(sent) => (200, vec![*sent]),
+                Seen::Nothing(status) => (*status, Vec::new()),
+            };
+            assert_eq!(statuses(&bytes), [status], "{target} by {who}");
+            assert_eq!(seen, sent, "{target} by {who}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_place_for_administrators_opens_to_administrators_under_one_spelling() -> Checked {
+    let setup = Setup::new().await?;
+    let ann = setup.signed_in("ann").await?;
+    for (target, seen) in [
+        ("/deploy", "/deploy"),
+        ("/public/../deploy/x", "/deploy/x"),
+        ("//deploy/%78", "/deploy/x"),
+        ("/deploy/./x?a=/../public", "/deploy/x?a=/../public"),
+    ] {
+        let response = ann.fetch(Request::get(&setup.url(target))).await?;
+        assert_eq!(response.expect(200)?.json()?["target"], seen, "{target}");
+    }
+    Ok(())
+}
+
+/// What a client leaves behind it on a connection belongs to nobody else.
+#[tokio::test]
+async fn a_request_that_never_ends_holds_nobody_up() -> Checked {
+    let setup = Setup::new().await?;
+    let mut halves = Vec::new();
+    for half in [
+        "GET /public/x HTTP/1.1\r\nHost: ",
+        "POST /public/x HTTP/1.1\r\nHost: wiki.example.com\r\nContent-Length: 100\r\n\r\nabc",
+        "G",
+    ] {
+        let mut wire = Wire::connect(setup.gateway.address()).await?;
+        wire.send(half.as_bytes()).await?;
+        halves.push(wire);
+    }
+    for _ in 0..20 {
+        let bytes = said(&setup, &smuggler("Content-Length: 0\r\nConnection: close\r\n", "")).await?;
+        assert_eq!(statuses(&bytes), [200]);
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! What happens while Bitbucket is away.

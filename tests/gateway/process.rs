@@ -1,0 +1,1 @@
+//! Starting, stopping, and what is written down.

@@ -1,0 +1,1 @@
+//! What changes at Bitbucket takes effect here.
