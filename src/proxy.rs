@@ -177,13 +177,21 @@ impl Proxy {
             _ => None,
         };
         let arrival = context.stage.arrival();
+        let path = match decision {
+            // It has no canonical form; whoever looks for the fault wants to see what was sent. Not so an
+            // absolute target, which may hold a password.
+            Decision::BadRequest if header.raw_path().starts_with(b"/") => {
+                header.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default()
+            }
+            _ => arrival.map_or(&b""[..], |arrival| arrival.path.as_bytes()),
+        };
         self.telemetry.access.record(&Entry {
             arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),
             request_id: arrival.map_or("", |arrival| &arrival.request_id),
             client: arrival.map_or_else(|| peer_of(session).address, |arrival| arrival.client),
             method: header.method.as_str(),
             host: arrival.map_or(b"", |arrival| arrival.authority.as_bytes()),
-            path: arrival.map_or(b"", |arrival| arrival.path.as_bytes()),
+            path,
             route,
             decision,
             grounds: grounds.as_deref(),
