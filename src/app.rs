@@ -189,7 +189,7 @@ impl App {
         self.start_timers();
         let probes = Arc::new(self.probes());
         self.start_admin(probes.clone());
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Stop::No);
         let server = self.server();
         let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(move || {
             server.run(RunArgs { shutdown_signal: Box::new(Signals { stop }) });
@@ -218,19 +218,16 @@ impl App {
     }
 
     /// Waits for the signal, then for the requests that are under way, then for the disk.
-    async fn drain(&self, mut stopping: watch::Receiver<bool>, probes: &Probes) {
+    async fn drain(&self, mut stopping: watch::Receiver<Stop>, probes: &Probes) {
         // The sender lives in the server's thread; when that is gone there is nothing left to wait for.
-        let _ = stopping.wait_for(|stop| *stop).await;
+        let _ = stopping.wait_for(|stop| *stop != Stop::No).await;
         probes.drain();
-        let finished = async {
-            while self.under_way.load(Ordering::Acquire) > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::select! {
-            () = finished => {}
-            () = tokio::time::sleep(self.compiled.shutdown_grace) => {}
-            () = interrupted() => {}
+        let deadline = tokio::time::Instant::now() + self.compiled.shutdown_grace;
+        while self.under_way.load(Ordering::Acquire) > 0
+            && tokio::time::Instant::now() < deadline
+            && *stopping.borrow() != Stop::AtOnce
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let now = self.clock.now();
         if let Err(error) = self.services.live.tidy(&self.current.load().gate.session, now).await {
@@ -510,9 +507,17 @@ async fn every<F: Future<Output = ()>>(span: Duration, mut task: impl FnMut() ->
     }
 }
 
-/// SIGTERM and the first SIGINT stop when the requests under way are over; a SIGINT after that stops at once.
+/// Whether to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    No,
+    WhenIdle,
+    AtOnce,
+}
+
+/// SIGTERM and the first SIGINT stop when the requests under way are over; a second one stops at once.
 struct Signals {
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
 }
 
 #[async_trait]
@@ -527,19 +532,13 @@ impl ShutdownSignalWatch for Signals {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        self.stop.send_replace(true);
-        ShutdownSignal::GracefulTerminate
-    }
-}
-
-/// Waits for a SIGINT that comes from now on.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::interrupt()) {
-        Ok(mut interrupt) => {
+        self.stop.send_replace(Stop::WhenIdle);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
             interrupt.recv().await;
-        }
-        Err(_) => std::future::pending().await,
+            stop.send_replace(Stop::AtOnce);
+        });
+        ShutdownSignal::GracefulTerminate
     }
 }
 
