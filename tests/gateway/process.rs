@@ -331,6 +331,7 @@ async fn whole_life(setup: &mut Setup) -> Checked<Vec<String>> {
         format!("GET /x HTTP/1.1\r\nHost: x\r\nCookie: teamgate={}\r\nbad header\r\n\r\n", ben.session()?),
         format!("NONSENSE {}\r\n\r\n", ben.session()?),
         "GET http://user:a-password-of-a-visitor@a%00b/x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "GET user:a-password-of-a-visitor@x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
     ] {
         let mut wire = Wire::connect(setup.gateway.address()).await?;
         wire.send(bytes.as_bytes()).await?;
