@@ -178,9 +178,12 @@ impl Proxy {
         };
         let arrival = context.stage.arrival();
         let path = match decision {
-            // Not understood, so there is no canonical path: what was sent, up to its query. The log escapes it.
-            Decision::BadRequest => header.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default(),
-            _ => arrival.map_or(b"".as_slice(), |arrival| arrival.path.as_bytes()),
+            // It has no canonical form; whoever looks for the fault wants to see what was sent. Not so an
+            // absolute target, which may hold a password.
+            Decision::BadRequest if header.raw_path().starts_with(b"/") => {
+                header.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default()
+            }
+            _ => arrival.map_or(&b""[..], |arrival| arrival.path.as_bytes()),
         };
         self.telemetry.access.record(&Entry {
             arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),

@@ -18,7 +18,7 @@ pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};
 pub(crate) use self::http::{Request, Response, send};
-pub(crate) use self::upstream::{Received, Upstream};
+pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 
 /// Why a test could not go on.
