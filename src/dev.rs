@@ -32,10 +32,14 @@ pub struct Addresses {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Anybody may sign in as anybody here, so nobody else may reach it.
-    #[error("{0} can be reached by others, and anybody may sign in here as anybody; use an address of 127.0.0.1")]
+    #[error(
+        "{0} can be reached by others, and anybody may sign in here as anybody; use an address of 127.0.0.1"
+    )]
     NotLoopback(SocketAddr),
     /// An address is taken.
-    #[error("{address}: cannot listen there ({source}); stop what has the port, or choose another with {option}")]
+    #[error(
+        "{address}: cannot listen there ({source}); stop what has the port, or choose another with {option}"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -293,15 +293,13 @@ impl Directory {
         let now = self.0.clock.now().max(now);
         match self.believed(account, settings, route_max_age, now) {
             Some(known) => Answer::Known(known),
-            None => {
-                Answer::CannotTell {
-                    last_answer: account.known().membership.as_of(),
-                    retry_after: account
-                        .trouble()
-                        .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
-                        .clamp(Duration::from_secs(1), Duration::from_secs(60)),
-                }
-            }
+            None => Answer::CannotTell {
+                last_answer: account.known().membership.as_of(),
+                retry_after: account
+                    .trouble()
+                    .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
+                    .clamp(Duration::from_secs(1), Duration::from_secs(60)),
+            },
         }
     }
 

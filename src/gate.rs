@@ -336,7 +336,10 @@ pub enum Found {
 /// Browsers send cookies with any page's WebSocket, and no CORS stands in the way: one that names another
 /// origin is refused. Programs that send no `Origin` are not browsers and carry the cookie on purpose.
 fn is_foreign_websocket(facts: &Facts<'_>) -> bool {
-    let upgrades = facts.headers.get(http::header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let upgrades = facts
+        .headers
+        .get(http::header::UPGRADE)
+        .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     upgrades
         && facts.headers.get(ORIGIN).is_some_and(|origin| {
             let ours = format!("{}://{}", facts.scheme, facts.authority);

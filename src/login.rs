@@ -44,7 +44,9 @@ impl Settings {
     /// Whether cookies set on `host` come back to the callback's host.
     fn reaches(&self, host: &str) -> bool {
         match &self.cookie.domain {
-            Some(domain) => host.strip_suffix(&**domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+            Some(domain) => {
+                host.strip_suffix(&**domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
             None => self.redirect_uri.host_str() == Some(host),
         }
     }
@@ -147,7 +149,8 @@ impl ReturnTo {
     pub fn parse(rd: Option<&str>, settings: &Settings, facts: &Facts<'_>) -> ReturnTo {
         let here = settings.origin_of(facts);
         let front = || ReturnTo(format!("{here}/"));
-        let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\')) else {
+        let Some(rd) = rd.filter(|rd| rd.len() <= 2_048 && rd.chars().all(|c| !c.is_control() && c != '\\'))
+        else {
             return front();
         };
         // `//host` is no path: it names a host, and none of ours is ever written so.
@@ -167,9 +170,7 @@ impl ReturnTo {
             (format!("{}://{host}{port}", url.scheme()), target)
         };
         match crate::route::target::canonical(target.as_bytes()) {
-            Ok(target) => {
-                ReturnTo(format!("{origin}{}", target.wire()))
-            }
+            Ok(target) => ReturnTo(format!("{origin}{}", target.wire())),
             Err(_) => front(),
         }
     }
@@ -203,7 +204,8 @@ fn clear_oldest(cookies: &cookie::Settings, facts: &Facts<'_>) -> Vec<HeaderValu
     attempts.sort_unstable();
     let surplus = (attempts.len() + 1).saturating_sub(ATTEMPTS);
     let names = attempts[..surplus].iter().filter_map(|(_, name)| std::str::from_utf8(name).ok());
-    names.filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+    names
+        .filter(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
         .map(|name| cookies.clear(name))
         .collect()
 }
@@ -237,7 +239,12 @@ impl Settings {
             api_url: "https://api.bitbucket.org/2.0".parse()?,
             timeout: Duration::from_secs(10),
         };
-        let ages = directory::plan::Ages { refresh_after: hour, profile_after: hour, max_age: hour, outage_grace: hour };
+        let ages = directory::plan::Ages {
+            refresh_after: hour,
+            profile_after: hour,
+            max_age: hour,
+            outage_grace: hour,
+        };
         Ok(Settings {
             external_url: "https://gate.example.com".parse()?,
             redirect_uri: bitbucket.redirect_uri.clone(),
@@ -413,9 +420,42 @@ mod tests {
     fn whatever_is_asked_for_the_place_is_ours() -> Outcome {
         let settings = Settings::for_tests(None)?;
         let parts = select(vec![
-            "https:", "http:", "//", "/", "\\", "@", ":", "443", ".", "..", "%2e", "%2f", "%5c", "%00", "%09", "\t", "\n", " ",
-            "#", "?", ";", "evil.example", "wiki.example.com", "gate.example.com", "x.apps.example.com", "user", "[", "]", "::1",
-            "é", "。", "%", "a", "b?c=d", "javascript", "\u{202e}",
+            "https:",
+            "http:",
+            "//",
+            "/",
+            "\\",
+            "@",
+            ":",
+            "443",
+            ".",
+            "..",
+            "%2e",
+            "%2f",
+            "%5c",
+            "%00",
+            "%09",
+            "\t",
+            "\n",
+            " ",
+            "#",
+            "?",
+            ";",
+            "evil.example",
+            "wiki.example.com",
+            "gate.example.com",
+            "x.apps.example.com",
+            "user",
+            "[",
+            "]",
+            "::1",
+            "é",
+            "。",
+            "%",
+            "a",
+            "b?c=d",
+            "javascript",
+            "\u{202e}",
         ]);
         let config = ProptestConfig { failure_persistence: None, cases: 2_000, ..ProptestConfig::default() };
         proptest!(config, |(parts in vec(parts, 0..10))| {
@@ -439,13 +479,19 @@ mod tests {
         let keyring = Arc::new(Keyring::ephemeral(&entropy)?);
         let store = Store::open(folder, keyring.clone(), entropy.clone(), telemetry.metrics.clone())?;
         let clock = Clock::manual(NOW);
-        let directory = Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
+        let directory =
+            Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
         Ok((Login { keyring, entropy, store, directory, live, clock, telemetry }, runtime))
     }
 
     /// Starts a sign-in on `host` in a browser with `fields` for cookies.
-    fn started(login: &Login, settings: &Settings, host: &str, fields: &[String]) -> Result<Start, Box<dyn Error>> {
+    fn started(
+        login: &Login,
+        settings: &Settings,
+        host: &str,
+        fields: &[String],
+    ) -> Result<Start, Box<dyn Error>> {
         let arrival = arrival(host, "/a", None)?;
         let headers = cookies(fields)?;
         let facts = arrival.facts(&Method::GET, &headers);
@@ -461,7 +507,9 @@ mod tests {
             return Err("no loop was under way".into());
         };
         assert!(location.as_str().starts_with("https://bitbucket.org/site/oauth2/authorize?"), "{location}");
-        let given = |name: &str| location.query_pairs().find(|(own, _)| own == name).map(|(_, value)| value.into_owned());
+        let given = |name: &str| {
+            location.query_pairs().find(|(own, _)| own == name).map(|(_, value)| value.into_owned())
+        };
         assert_eq!(given("code_challenge_method").as_deref(), Some("S256"));
         assert_eq!(given("code_challenge").map(|challenge| challenge.len()), Some(43));
         assert_eq!(given("redirect_uri").as_deref(), Some("https://gate.example.com/.teamgate/callback"));
@@ -481,16 +529,25 @@ mod tests {
         for (held, cleared) in [(0, vec![]), (7, vec![]), (8, vec![7]), (10, vec![7, 8, 9])] {
             // The later in the list the older, and one that is no number is the oldest.
             let fields: Vec<String> = (0..held)
-                .map(|age| format!("__Host-teamgate-try-{age}={}.secret", if age == 9 { "x".into() } else { (1_000 - age).to_string() }))
+                .map(|age| {
+                    format!(
+                        "__Host-teamgate-try-{age}={}.secret",
+                        if age == 9 { "x".into() } else { (1_000 - age).to_string() }
+                    )
+                })
                 .collect();
             let Start::Go { cookies, .. } = started(&login, &settings, "gate.example.com", &fields)? else {
                 return Err("no loop was under way".into());
             };
-            let (set, gone): (Vec<_>, Vec<_>) =
-                cookies.iter().filter_map(|cookie| cookie.to_str().ok()).partition(|cookie| !cookie.contains("Max-Age=0"));
+            let (set, gone): (Vec<_>, Vec<_>) = cookies
+                .iter()
+                .filter_map(|cookie| cookie.to_str().ok())
+                .partition(|cookie| !cookie.contains("Max-Age=0"));
             assert_eq!(set.len(), 1, "{held}");
-            let mut gone: Vec<usize> =
-                gone.iter().filter_map(|cookie| cookie.strip_prefix("__Host-teamgate-try-")?.get(..1)?.parse().ok()).collect();
+            let mut gone: Vec<usize> = gone
+                .iter()
+                .filter_map(|cookie| cookie.strip_prefix("__Host-teamgate-try-")?.get(..1)?.parse().ok())
+                .collect();
             gone.sort_unstable();
             assert_eq!(gone, cleared, "{held}");
         }
@@ -532,7 +589,10 @@ mod tests {
         let Start::Go { location, cookies } = started(&login, &settings, "wiki.example.com", &[])? else {
             return Err("no loop was under way".into());
         };
-        assert_eq!(location.as_str(), "https://gate.example.com/.teamgate/login?rd=https%3A%2F%2Fgate.example.com%2Fa");
+        assert_eq!(
+            location.as_str(),
+            "https://gate.example.com/.teamgate/login?rd=https%3A%2F%2Fgate.example.com%2Fa"
+        );
         assert!(cookies.is_empty());
         Ok(())
     }

@@ -75,7 +75,9 @@ impl Asked {
     /// The first query parameter called `name`.
     pub fn param(&self, name: &str) -> Option<String> {
         let query = self.arrival.query.as_deref().unwrap_or("");
-        url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        url::form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     }
 
     /// The live session of this browser, if it has one and the store can say so.
@@ -115,8 +117,11 @@ pub fn router(services: Services, callback: &str) -> Router {
         .route("/.teamgate", get(account::folder))
         .fallback(async |asked: Asked| own(render::no_route(&asked.common(), asked.shape())))
         .method_not_allowed_fallback(async |asked: Asked| {
-            let allowed: &[&str] =
-                if &*asked.arrival.path == "/.teamgate/logout" { &["GET", "HEAD", "POST"] } else { &["GET", "HEAD"] };
+            let allowed: &[&str] = if &*asked.arrival.path == "/.teamgate/logout" {
+                &["GET", "HEAD", "POST"]
+            } else {
+                &["GET", "HEAD"]
+            };
             own(render::method_not_allowed(&asked.common(), allowed, asked.shape()))
         })
         .with_state(services)

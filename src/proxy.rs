@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::{Response, StatusCode};
 use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, TRANSFER_ENCODING, VARY};
+use http::{Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -33,8 +33,8 @@ use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
-use crate::policy::Decision as PolicyDecision;
 use crate::pages::{self, Asked, Services, refusal, render};
+use crate::policy::Decision as PolicyDecision;
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
@@ -81,7 +81,13 @@ impl Proxy {
     }
 
     /// Gets what the app will be told and admits the request, or answers it.
-    async fn admit(&self, session: &mut Session, context: &mut Context, reading: Reading, pass: Pass) -> Result<bool> {
+    async fn admit(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reading: Reading,
+        pass: Pass,
+    ) -> Result<bool> {
         let snapshot = context.snapshot.clone();
         let outgoing = match pass.who() {
             None => None,
@@ -99,7 +105,10 @@ impl Proxy {
                     Ok(outgoing) => Some(outgoing),
                     Err(error) => {
                         tracing::error!(request_id = &*reading.arrival.request_id, %error, "no assertion, so no request");
-                        let page = render::internal(&pages::common(&snapshot, &reading.arrival), request_shape(session));
+                        let page = render::internal(
+                            &pages::common(&snapshot, &reading.arrival),
+                            request_shape(session),
+                        );
                         let mut answered = Answered::of(reading.arrival, Decision::Error);
                         answered.route = Some(pass.route().name.clone());
                         return self.answer(session, context, answered, page).await;
@@ -115,7 +124,13 @@ impl Proxy {
         Ok(false)
     }
 
-    async fn refuse(&self, session: &mut Session, context: &mut Context, reading: Reading, verdict: Verdict) -> Result<bool> {
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reading: Reading,
+        verdict: Verdict,
+    ) -> Result<bool> {
         let header = session.req_header();
         let asked = Asked {
             arrival: reading.arrival,
@@ -231,9 +246,15 @@ fn strip_hop_by_hop(response: &mut ResponseHeader) {
         .filter_map(|field| field.to_str().ok())
         .flat_map(|field| field.split(','))
         .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| !matches!(name.as_str(), "close" | "keep-alive" | "upgrade" | "content-length"))
+        .filter(|name: &HeaderName| {
+            !matches!(name.as_str(), "close" | "keep-alive" | "upgrade" | "content-length")
+        })
         .collect();
-    for name in nominated.iter().map(HeaderName::as_str).chain(["keep-alive", "proxy-authenticate", "proxy-connection"]) {
+    for name in nominated.iter().map(HeaderName::as_str).chain([
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+    ]) {
         response.remove_header(name);
     }
 }
@@ -317,7 +338,8 @@ fn request_shape(session: &Session) -> crate::facts::Shape {
 }
 
 fn peer_of(session: &Session) -> Peer {
-    let address = session.client_addr().and_then(|address| address.as_inet()).map_or(NO_ADDRESS, |inet| inet.ip());
+    let address =
+        session.client_addr().and_then(|address| address.as_inet()).map_or(NO_ADDRESS, |inet| inet.ip());
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     Peer { address, tls: if tls { Tls::Yes } else { Tls::No } }
 }
@@ -352,7 +374,9 @@ impl ProxyHttp for Proxy {
         let peer = peer_of(session);
         let now = self.clock.now();
         let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => wire.get_headers_raw_bytes(),
+            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
+                wire.get_headers_raw_bytes()
+            }
             _ => Bytes::new(),
         };
         let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
@@ -366,7 +390,9 @@ impl ProxyHttp for Proxy {
                 return self.answer(session, context, answered, page).await;
             }
         };
-        if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path) && snapshot.serves(&reading.arrival.host) {
+        if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path)
+            && snapshot.serves(&reading.arrival.host)
+        {
             let answer = own::ask(session, &self.router, &self.runtime, &snapshot, &reading.arrival).await;
             let answered = Answered::of(reading.arrival, Decision::Own);
             return self.answer(session, context, answered, answer).await;
@@ -416,7 +442,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked = Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
+            let mut unasked =
+                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
             unasked.as_up();
             return Err(unasked);
         }
@@ -438,9 +465,16 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
-        let gone = matches!(error.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed)
-            && error.esource() == &ErrorSource::Downstream;
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        context: &mut Context,
+    ) -> FailToProxy {
+        let gone = matches!(
+            error.etype(),
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
+        ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
         if gone || session.response_written().is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
@@ -487,7 +521,10 @@ impl ProxyHttp for Proxy {
 
     /// Pingora would print whole requests, cookies included.
     fn request_summary(&self, _: &Session, context: &Context) -> String {
-        context.stage.arrival().map_or_else(|| "a request".to_owned(), |arrival| format!("request {}", arrival.request_id))
+        context
+            .stage
+            .arrival()
+            .map_or_else(|| "a request".to_owned(), |arrival| format!("request {}", arrival.request_id))
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {

@@ -128,7 +128,9 @@ impl Stripped {
 impl Edge {
     /// Whether a path on `host` is one of the gateway's own.
     pub fn is_own(&self, host: &str, path: &str) -> bool {
-        path == "/.teamgate" || path.starts_with("/.teamgate/") || (host == &*self.callback.host && path == &*self.callback.path)
+        path == "/.teamgate"
+            || path.starts_with("/.teamgate/")
+            || (host == &*self.callback.host && path == &*self.callback.path)
     }
 
     /// Whether `address` is a proxy of ours.
@@ -146,8 +148,15 @@ impl Edge {
             callback: Callback { host: "gate.example.com".into(), path: "/oauth2/callback".into() },
             trusted_proxies: vec!["10.0.0.0/8".parse()?],
             stripped: Stripped::new(
-                ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-teamgate-*", "Remote-User", "X-Auth-Request-*"]
-                    .into_iter(),
+                [
+                    "x-forwarded-user",
+                    "x-forwarded-email",
+                    "x-forwarded-groups",
+                    "x-teamgate-*",
+                    "Remote-User",
+                    "X-Auth-Request-*",
+                ]
+                .into_iter(),
             ),
             contact: None,
             requirements: Requirements::Shown,
@@ -215,9 +224,13 @@ mod tests {
     #[test]
     fn a_family_takes_every_name_that_begins_so() {
         let stripped = Stripped::new(["Remote-User", "X-Goog-*"].into_iter());
-        for (name, taken) in
-            [("remote_user", true), ("Remote-Users", false), ("x-goog-iap-jwt", true), ("X_Goog_Anything", true), ("x-google", false)]
-        {
+        for (name, taken) in [
+            ("remote_user", true),
+            ("Remote-Users", false),
+            ("x-goog-iap-jwt", true),
+            ("X_Goog_Anything", true),
+            ("x-google", false),
+        ] {
             assert_eq!(stripped.takes(&fold(name)), taken, "{name}");
         }
     }
@@ -351,7 +364,8 @@ mod tests {
 
         let table = |hosts: &[&str]| -> Outcome<_> {
             let entry = |host: &&str| -> Outcome<_> {
-                let pattern = Pattern { host: host.parse()?, path: PathPattern::prefix("/")?, methods: Methods::Any };
+                let pattern =
+                    Pattern { host: host.parse()?, path: PathPattern::prefix("/")?, methods: Methods::Any };
                 Ok((pattern, Arc::new(route(None)?)))
             };
             let entries = hosts.iter().map(entry).collect::<Outcome<Vec<_>>>()?;

@@ -509,7 +509,9 @@ async fn a_healthy_store_says_so(backend: impl Backend) -> Outcome {
 async fn a_second_gateway_on_one_folder_is_told_the_file_and_the_process() -> Outcome {
     let backend = Embedded::new()?;
     let _store = backend.open()?;
-    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?).err().ok_or("it was opened")?;
+    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?)
+        .err()
+        .ok_or("it was opened")?;
     let store::Error::Locked { file, pid } = &error else { return Err(error.into()) };
     assert_eq!((file, *pid), (&backend.file(), Some(std::process::id())));
     assert!(error.to_string().contains("in use by another teamgate (process "), "{error}");
@@ -573,7 +575,9 @@ async fn what_is_no_store_is_left_alone_and_named() -> Outcome {
     fs::create_dir(backend.dir())?;
     let text = "not a database ".repeat(1000);
     fs::write(backend.file(), &text)?;
-    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?).err().ok_or("it was opened")?;
+    let error = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?)
+        .err()
+        .ok_or("it was opened")?;
     assert!(matches!(error, store::Error::Unreadable { .. }), "{error:?}");
     assert!(error.to_string().starts_with(&backend.file().display().to_string()), "{error}");
     assert_eq!(fs::read_to_string(backend.file())?, text);
@@ -594,7 +598,9 @@ async fn a_flipped_byte_is_an_error_or_an_absence_and_never_garbage() -> Outcome
         let mut spoiled = sound.clone();
         spoiled[*place] ^= 0x10;
         fs::write(backend.file(), &spoiled)?;
-        let Ok(store) = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?) else { continue };
+        let Ok(store) = Store::open(&backend.dir(), ring(&[1])?, Entropy::system(), metrics()?) else {
+            continue;
+        };
         if let Ok(found) = store.grant(account(1)).await {
             assert!(matches!(token_of(found).as_deref(), None | Some("token")), "byte {place}");
         }

@@ -49,7 +49,8 @@ impl Explain {
         let host = canonical_host(host).map_err(|refusal| Failure::Input(format!("--url: {refusal}")))?;
         // As it would be sent: without the fragment, which browsers keep to themselves.
         let raw = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
-        let target = canonical(raw.as_bytes()).map_err(|refusal| Failure::Input(format!("400: {refusal}")))?;
+        let target =
+            canonical(raw.as_bytes()).map_err(|refusal| Failure::Input(format!("400: {refusal}")))?;
         let who = self.person()?;
         let Some(route) = compiled.table.find(&host.name, &target.path, &self.method) else {
             return self.answer(
@@ -70,7 +71,9 @@ impl Explain {
         let decision = decide(&route.policy, subject);
         let decision = match (&decision, &who) {
             // Whoever is in no team that may sign in has no session to begin with.
-            (Decision::Allow(_), Some((_, membership))) if is_outside(&compiled, membership) && !is_public(route) => {
+            (Decision::Allow(_), Some((_, membership)))
+                if is_outside(&compiled, membership) && !is_public(route) =>
+            {
                 return self.answer(
                     &format!(
                         "{} {} → route `{}` (line {}). The account could not sign in: it is in none of bitbucket.teams.",
@@ -88,7 +91,9 @@ impl Explain {
         };
         let sentence = sentence(&decision, &route.policy, &name);
         let fresh = match (route.max_age, is_public(route)) {
-            (Some(own), false) => format!(" Memberships older than {} s are not believed here.", own.as_secs()),
+            (Some(own), false) => {
+                format!(" Memberships older than {} s are not believed here.", own.as_secs())
+            }
             _ => String::new(),
         };
         self.answer(
@@ -108,7 +113,10 @@ impl Explain {
         }
         let email = match &self.email {
             None => None,
-            Some(text) => Some(Email::parse(text).ok_or_else(|| Failure::Input(format!("--email: `{text}` is no address")))?),
+            Some(text) => Some(
+                Email::parse(text)
+                    .ok_or_else(|| Failure::Input(format!("--email: `{text}` is no address")))?,
+            ),
         };
         let claims = Claims {
             account: self.account.unwrap_or(AccountId::from_bytes([0; 16])),
@@ -116,7 +124,10 @@ impl Explain {
             nickname: None,
             email,
         };
-        Ok(Some((VerifiedIdentity::vouched_for(claims), Membership::new(Timestamp::from_unix_millis(0), self.teams()))))
+        Ok(Some((
+            VerifiedIdentity::vouched_for(claims),
+            Membership::new(Timestamp::from_unix_millis(0), self.teams()),
+        )))
     }
 
     /// One team for each that a group names. Slugs get made-up uuids and uuids made-up slugs: rules compare
@@ -144,7 +155,9 @@ impl Explain {
 
 fn is_outside(compiled: &Compiled, membership: &Membership) -> bool {
     let listed = compiled.directory.teams.as_deref();
-    listed.is_some_and(|listed| !listed.iter().any(|name| membership.teams().iter().any(|team| team.is_named(name))))
+    listed.is_some_and(|listed| {
+        !listed.iter().any(|name| membership.teams().iter().any(|team| team.is_named(name)))
+    })
 }
 
 fn is_public(route: &crate::route::Route) -> bool {

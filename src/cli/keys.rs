@@ -48,7 +48,9 @@ impl Keys {
             Command::List(File { file }) => {
                 let ring = Keyring::load(file).map_err(input)?;
                 let lines: String = (ring.ids().enumerate())
-                    .map(|(place, id)| format!("{id}  {}\n", if place == 0 { "seals and opens" } else { "opens" }))
+                    .map(|(place, id)| {
+                        format!("{id}  {}\n", if place == 0 { "seals and opens" } else { "opens" })
+                    })
                     .collect();
                 say(&lines)
             }

@@ -42,7 +42,8 @@ pub(super) async fn serve(listener: TcpListener, gateway: String, bitbucket: Str
 
 async fn answer(State(demo): State<Arc<Demo>>, request: Request) -> Response {
     let path = request.uri().path();
-    let app = [App::Deploy, App::Status].into_iter().find(|app| path.starts_with(app.path())).unwrap_or(App::Wiki);
+    let app =
+        [App::Deploy, App::Status].into_iter().find(|app| path.starts_with(app.path())).unwrap_or(App::Wiki);
     let page = if path == app.style_path() {
         demo::stylesheet()
     } else if path.trim_end_matches('/') == app.path().trim_end_matches('/') {
@@ -58,7 +59,8 @@ async fn show(demo: &Demo, app: App, headers: &HeaderMap) -> http::Response<Byte
     let mut others = Vec::new();
     for (name, value) in headers {
         let pair = (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let tells_who = ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username"];
+        let tells_who =
+            ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username"];
         match name.as_str() {
             "x-teamgate-assertion" => identity.push((pair.0, shortened(&pair.1))),
             name if tells_who.contains(&name) => identity.push(pair),

@@ -213,7 +213,9 @@ mod tests {
             // 48 bytes fill their 64 characters to the last bit: no two texts mean the same.
             assert_eq!(SessionId::open(&forged, &keyring).err(), Some(NotOurs::Forged), "{at}");
         }
-        for misshapen in [b"".as_slice(), &value.as_bytes()[..63], format!("{value}A").as_bytes(), &[0xff; 64]] {
+        for misshapen in
+            [b"".as_slice(), &value.as_bytes()[..63], format!("{value}A").as_bytes(), &[0xff; 64]]
+        {
             assert_eq!(SessionId::open(misshapen, &keyring).err(), Some(NotOurs::Malformed));
         }
         Ok(())
@@ -227,7 +229,13 @@ mod tests {
         assert_eq!(found(&["a=1; __Host-teamgate=x; b=2"]), [b"x"]);
         assert_eq!(found(&["a=1", "__Host-teamgate=x"]), [b"x"]);
         assert_eq!(found(&["__Host-teamgate=x;__Host-teamgate=y"]), [b"x", b"y"]);
-        for planted in ["__host-teamgate=x", "\t__Host-teamgate=x", "__%48ost-teamgate=x", "\"__Host-teamgate\"=x", "__Host-teamgate =x"] {
+        for planted in [
+            "__host-teamgate=x",
+            "\t__Host-teamgate=x",
+            "__%48ost-teamgate=x",
+            "\"__Host-teamgate\"=x",
+            "__Host-teamgate =x",
+        ] {
             assert!(found(&[planted]).is_empty(), "{planted}");
         }
     }
@@ -235,7 +243,13 @@ mod tests {
     #[test]
     fn ours_are_told_from_those_of_the_apps() {
         let settings = host_only();
-        for (name, ours) in [("__Host-teamgate", true), ("__Host-teamgate-try-abc", true), ("__Host-teamgater", false), ("teamgate", false), ("session", false)] {
+        for (name, ours) in [
+            ("__Host-teamgate", true),
+            ("__Host-teamgate-try-abc", true),
+            ("__Host-teamgater", false),
+            ("teamgate", false),
+            ("session", false),
+        ] {
             assert_eq!(settings.is_ours(name.as_bytes()), ours, "{name}");
         }
     }
@@ -244,8 +258,14 @@ mod tests {
     fn clearing_repeats_every_attribute_of_setting() -> Result<(), http::header::ToStrError> {
         let settings = Settings::new(Some("example.com".into()), Secure::Yes, SameSite::Lax);
         let set = settings.set("teamgate", "v", Duration::from_secs(60), SameSite::Lax);
-        assert_eq!(set.to_str()?, "teamgate=v; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=60");
-        assert_eq!(settings.clear("teamgate").to_str()?, "teamgate=; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=0");
+        assert_eq!(
+            set.to_str()?,
+            "teamgate=v; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=60"
+        );
+        assert_eq!(
+            settings.clear("teamgate").to_str()?,
+            "teamgate=; HttpOnly; SameSite=Lax; Secure; Path=/; Domain=example.com; Max-Age=0"
+        );
         Ok(())
     }
 }

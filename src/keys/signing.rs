@@ -357,7 +357,10 @@ impl Pair {
 }
 
 /// The private half as jsonwebtoken takes it: PKCS#8, but for RSA, which it unwraps from PEM alone.
-fn encoding_key(algorithm: Algorithm, pkcs8: &Secret<Vec<u8>>) -> Result<EncodingKey, jsonwebtoken::errors::Error> {
+fn encoding_key(
+    algorithm: Algorithm,
+    pkcs8: &Secret<Vec<u8>>,
+) -> Result<EncodingKey, jsonwebtoken::errors::Error> {
     match algorithm {
         Algorithm::Es256 => Ok(EncodingKey::from_ec_der(pkcs8.expose())),
         Algorithm::EdDsa => Ok(EncodingKey::from_ed_der(pkcs8.expose())),

@@ -7,7 +7,7 @@ use http::HeaderValue;
 use http::header::USER_AGENT;
 
 use super::ticket::{Mismatch, StateMatched, Ticket};
-use super::{ROUNDS_WITHIN, ReturnTo, Login, Settings, attempt_name, rounds, rounds_name};
+use super::{Login, ROUNDS_WITHIN, ReturnTo, Settings, attempt_name, rounds, rounds_name};
 use crate::bitbucket::{self, Remedy};
 use crate::directory::Known;
 use crate::directory::requery::{into_grant, who};
@@ -152,7 +152,12 @@ impl Login {
         matched: &StateMatched,
         current: Option<&LiveSession>,
     ) -> Result<Vec<HeaderValue>, FailureKind> {
-        if !self.store.consume_once(Once::SignInState, matched.once, matched.expires_at).await.map_err(FailureKind::Store)? {
+        if !self
+            .store
+            .consume_once(Once::SignInState, matched.once, matched.expires_at)
+            .await
+            .map_err(FailureKind::Store)?
+        {
             return Err(FailureKind::State(Mismatch::OtherBrowser));
         }
         let code = match (&params.code, params.error.as_deref()) {
@@ -171,8 +176,11 @@ impl Login {
         );
         let identity = identity.map_err(FailureKind::Bitbucket)?;
         let membership = membership.map_err(FailureKind::Bitbucket)?;
-        let membership =
-            self.directory.without_taken_slugs(&settings.directory, membership).await.map_err(FailureKind::Store)?;
+        let membership = self
+            .directory
+            .without_taken_slugs(&settings.directory, membership)
+            .await
+            .map_err(FailureKind::Store)?;
         if !settings.directory.admits(&membership) {
             return Err(FailureKind::NotInAnyTeam(identity));
         }
@@ -199,7 +207,12 @@ impl Login {
         let cookies = &settings.cookie;
         let (count, since) = rounds(cookies, facts);
         Ok(vec![
-            cookies.set(cookies.name(), &id.seal(&self.keyring), settings.session.lifetime, cookies.same_site),
+            cookies.set(
+                cookies.name(),
+                &id.seal(&self.keyring),
+                settings.session.lifetime,
+                cookies.same_site,
+            ),
             cookies.set(
                 &rounds_name(cookies),
                 // The count is the browser's to say, and may be the last that there is.

@@ -54,7 +54,11 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
     own(render::who_am_i(&common, &WhoAmI::Somebody(view)))
 }
 
-fn shown<'a>(record: &'a Record, last_used_at: crate::clock::Timestamp, settings: &Settings) -> ThisSession<'a> {
+fn shown<'a>(
+    record: &'a Record,
+    last_used_at: crate::clock::Timestamp,
+    settings: &Settings,
+) -> ThisSession<'a> {
     ThisSession {
         begun_at: record.begun_at,
         last_used_at,
@@ -114,7 +118,10 @@ pub(super) async fn userinfo(State(services): State<Services>, asked: Asked) -> 
         session: SessionInfo {
             id: session.key.short(),
             begun_at: session.record.begun_at.unix_seconds(),
-            expires_at: session.record.ends_at(session.used_at(), &asked.snapshot.gate.session).unix_seconds(),
+            expires_at: session
+                .record
+                .ends_at(session.used_at(), &asked.snapshot.gate.session)
+                .unix_seconds(),
         },
     };
     // A struct of strings and numbers always serialises.

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
-use super::render::{self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused};
+use super::render::{
+    self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused,
+};
 use super::reply::Common;
 use super::{Asked, Services, with_cookies};
 use crate::assertion::TeamParts;
@@ -29,7 +31,9 @@ pub fn answer(services: &Services, asked: &Asked, verdict: &Verdict) -> (Decisio
             let sentence = "A page of another site tried to open a connection as you.";
             (Decision::Deny, render::foreign_origin(&common, sentence, shape))
         }
-        Verdict::SignIn(sign_in) => (Decision::SignIn, ask_to_sign_in(services, asked, &common, sign_in, shape)),
+        Verdict::SignIn(sign_in) => {
+            (Decision::SignIn, ask_to_sign_in(services, asked, &common, sign_in, shape))
+        }
         Verdict::Deny(denied) => (Decision::Deny, refuse(asked, denied, shape)),
         Verdict::CannotTell(missing) => (Decision::CannotTell, cannot_tell(asked, &common, missing, shape)),
         // Not ours to answer; whoever asks has a bug, and the client gets a page for it.
@@ -141,7 +145,12 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
 }
 
 fn count_cookie(cookies: &cookie::Settings, name: &str, reloads: u8) -> HeaderValue {
-    cookies.set(name, &(reloads + 1).min(RELOADS).to_string(), std::time::Duration::from_secs(45), SameSite::Lax)
+    cookies.set(
+        name,
+        &(reloads + 1).min(RELOADS).to_string(),
+        std::time::Duration::from_secs(45),
+        SameSite::Lax,
+    )
 }
 
 /// A link that starts a sign-in and comes back to `return_to`.

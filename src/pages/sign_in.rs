@@ -7,10 +7,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::header::ORIGIN;
 
-use super::render::{
-    AccountTrouble, BitbucketTrouble, CookieTrouble, NoTeam, Person, SignOut, SignedOut,
-};
 use super::refusal::{needs_of, sign_in_link};
+use super::render::{AccountTrouble, BitbucketTrouble, CookieTrouble, NoTeam, Person, SignOut, SignedOut};
 use super::reply::{Common, Redirect, redirect};
 use super::{Asked, Services, own, render, with_cookies};
 use crate::bitbucket::{Refusal, Remedy};
@@ -37,7 +35,8 @@ fn begin(services: &Services, asked: &Asked, return_to: &ReturnTo) -> http::Resp
         Start::Loop { cookies, rounds } => {
             services.login.telemetry.metrics.sign_ins.inc(crate::telemetry::labels::SignInOutcome::Loop);
             let again = sign_in_link(return_to);
-            let page = render::cookies_blocked(&common, CookieTrouble::Loop { rounds }, &again, asked.shape());
+            let page =
+                render::cookies_blocked(&common, CookieTrouble::Loop { rounds }, &again, asked.shape());
             with_cookies(page, cookies)
         }
     }
@@ -45,14 +44,18 @@ fn begin(services: &Services, asked: &Asked, return_to: &ReturnTo) -> http::Resp
 
 /// Where Bitbucket sends the browser back.
 pub(super) async fn callback(State(services): State<Services>, asked: Asked) -> Response {
-    let params = Params { state: asked.param("state"), code: asked.param("code"), error: asked.param("error") };
+    let params =
+        Params { state: asked.param("state"), code: asked.param("code"), error: asked.param("error") };
     let current = asked.session(&services).await;
     let settings = &asked.snapshot.login;
     let common = asked.common();
     match services.login.callback(settings, &asked.facts(), &params, current.as_deref()).await {
         Ok(signed_in) => {
             let answer = redirect(&common, Redirect::Found, signed_in.return_to.as_str());
-            own(with_cookies(answer.unwrap_or_else(|| render::internal(&common, asked.shape())), signed_in.cookies))
+            own(with_cookies(
+                answer.unwrap_or_else(|| render::internal(&common, asked.shape())),
+                signed_in.cookies,
+            ))
         }
         Err(failure) => {
             let again = failure.return_to.as_ref().map_or("/.teamgate/login".to_owned(), sign_in_link);
@@ -84,7 +87,8 @@ fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) ->
             render::misconfigured(common, shape)
         }
         FailureKind::NotInAnyTeam(identity) => {
-            let needs: Vec<String> = asked.snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect();
+            let needs: Vec<String> =
+                asked.snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect();
             let view = NoTeam {
                 person: Person { account: identity.account(), name: identity.display_name() },
                 teams: needs_of(&asked.snapshot, &needs),

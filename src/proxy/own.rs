@@ -36,16 +36,19 @@ pub async fn ask(
 ) -> Response<Bytes> {
     let header = session.req_header();
     let (method, headers) = (header.method.clone(), header.headers.clone());
-    let asked = Asked { arrival: arrival.clone(), snapshot: snapshot.clone(), method: method.clone(), headers };
+    let asked =
+        Asked { arrival: arrival.clone(), snapshot: snapshot.clone(), method: method.clone(), headers };
     let body = match read_body(session).await {
         Ok(body) => body,
         Err(unusable) => {
             session.set_keepalive(None);
             return match unusable {
                 Unusable::TooMuch => render::too_large(&asked.common(), asked.shape()),
-                Unusable::Broken => {
-                    render::bad_request(&asked.common(), "The request could not be read to its end.", asked.shape())
-                }
+                Unusable::Broken => render::bad_request(
+                    &asked.common(),
+                    "The request could not be read to its end.",
+                    asked.shape(),
+                ),
             };
         }
     };
@@ -86,7 +89,10 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
     }
     let header = session.req_header();
     let text = |name| header.headers.get(name).and_then(|value| value.to_str().ok());
-    if text(CONTENT_LENGTH).and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > BODY_LIMIT) {
+    if text(CONTENT_LENGTH)
+        .and_then(|length| length.parse().ok())
+        .is_some_and(|length: usize| length > BODY_LIMIT)
+    {
         return Err(Unusable::TooMuch);
     }
     if text(EXPECT).is_some_and(|expected| expected.eq_ignore_ascii_case("100-continue")) {
@@ -122,7 +128,8 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
         header.append_header(name.clone(), value.clone())?;
     }
     // A HEAD is told the length of what it did not get, or nothing; a gRPC answer has no message to announce.
-    let length_known = header.headers.contains_key(CONTENT_LENGTH) || header.headers.contains_key("grpc-status");
+    let length_known =
+        header.headers.contains_key(CONTENT_LENGTH) || header.headers.contains_key("grpc-status");
     if !length_known && !without_body {
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
@@ -145,8 +152,14 @@ pub fn unreadable(
     let shape = shape(&header.method, &header.headers);
     let common = pages::common(snapshot, arrival);
     match unreadable {
-        Unreadable::Target(_) | Unreadable::Framing => render::bad_request(&common, &unreadable.to_string(), shape),
-        Unreadable::Method => render::method_not_allowed(&common, &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], shape),
+        Unreadable::Target(_) | Unreadable::Framing => {
+            render::bad_request(&common, &unreadable.to_string(), shape)
+        }
+        Unreadable::Method => render::method_not_allowed(
+            &common,
+            &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+            shape,
+        ),
         Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
     }
 }

@@ -14,8 +14,8 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream,
-    One, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    AssertionSource, CallOutcome, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream, One,
+    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
 };
 use super::process::Process;
 use super::reference::Row;
