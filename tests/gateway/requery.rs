@@ -343,12 +343,18 @@ async fn legacy_consumers_whose_refresh_tokens_last_work_as_well() -> Checked {
     setup.simulator.with(|world| world.regime = bitbucket_sim::Regime::Legacy);
     let browser = setup.signed_in("ben").await?;
     for round in 1..=2 {
-        setup.simulator.with(|world| world.expire_access_tokens());
-        eventually("the token is refreshed", async || {
+        setup.simulator.with(|world| {
+            world.clear_requests();
+            world.expire_access_tokens();
+        });
+        eventually("the token is refreshed and used", async || {
             browser.script(&setup.url("/")).await?.expect(200)?;
-            Ok(setup.simulator.count("token.refresh") == round)
+            let asked = setup.simulator.requests();
+            let used = asked.iter().skip_while(|asked| asked.endpoint != "token.refresh");
+            Ok(used.into_iter().any(|asked| asked.endpoint == "permission" && asked.status == 200))
         })
         .await?;
+        assert_eq!(setup.simulator.count("token.refresh"), 1, "round {round}");
     }
     setup.simulator.with(|world| world.remove_member("ben", "acme"))?;
     becomes(&browser, &setup.url("/"), 403).await
