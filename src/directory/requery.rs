@@ -178,12 +178,10 @@ async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> R
     }
     match ask_with(directory, account, settings, &grant.access_token, now).await {
         Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
-            // An access token may die before its time. Once is enough: a second refusal is an answer.
+            // An access token may die before its time; whether the grant did is for the refresh to say. A new token
+            // that is refused too is Bitbucket's confusion, and no reason to sign anybody out.
             let (grant, _) = refresh(directory, account.id(), settings, grant, version).await?;
-            match ask_with(directory, account, settings, &grant.access_token, now).await {
-                Err(Setback::Bitbucket(error)) if error.is_unauthorized() => Err(Setback::GrantGone),
-                answer => answer,
-            }
+            ask_with(directory, account, settings, &grant.access_token, now).await
         }
         answer => answer,
     }
