@@ -280,26 +280,42 @@ impl Directory {
         route_max_age: Option<Duration>,
         now: Timestamp,
     ) -> Answer {
-        let held_off = account.trouble().is_some_and(|trouble| now < trouble.not_before);
-        // A lost grant cannot ask; only the person's next page mends it.
-        if !held_off && account.condition() != Condition::GrantLost {
-            let mut done = self.requery(account, settings);
-            // The sender reports once or is dropped with its task; either way there is something to look at.
-            let _ = tokio::time::timeout(PATIENCE, done.wait_for(|done| *done)).await;
+        let asking = async {
+            // A question that was under way may have been asked too long before this request; the one after it
+            // was not.
+            for _ in 0..2 {
+                let held_off = account.trouble().is_some_and(|trouble| now < trouble.not_before);
+                // A lost grant cannot ask; only the person's next page mends it.
+                if held_off || account.condition() == Condition::GrantLost {
+                    break;
+                }
+                let mut done = self.requery(account, settings);
+                // The sender reports once or is dropped with its task; either way there is something to look at.
+                let _ = done.wait_for(|done| *done).await;
+                if account.condition() == Condition::Ended {
+                    break;
+                }
+                // Judged as of the request's arrival: what was asked for later than that is as young as can be,
+                // even where Bitbucket takes longer to answer than the route lets an answer live.
+                if let Some(known) = self.believed(account, settings, route_max_age, now) {
+                    return Some(known);
+                }
+            }
+            None
+        };
+        if let Ok(Some(known)) = tokio::time::timeout(PATIENCE, asking).await {
+            return Answer::Known(known);
         }
         if account.condition() == Condition::Ended {
             return Answer::Ended;
         }
         let now = self.0.clock.now().max(now);
-        match self.believed(account, settings, route_max_age, now) {
-            Some(known) => Answer::Known(known),
-            None => Answer::CannotTell {
-                last_answer: account.known().membership.as_of(),
-                retry_after: account
-                    .trouble()
-                    .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
-                    .clamp(Duration::from_secs(1), Duration::from_secs(60)),
-            },
+        Answer::CannotTell {
+            last_answer: account.known().membership.as_of(),
+            retry_after: account
+                .trouble()
+                .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
+                .clamp(Duration::from_secs(1), Duration::from_secs(60)),
         }
     }
 

@@ -268,6 +268,13 @@ async fn a_state_that_is_not_this_browsers_spends_nothing_and_offers_another_try
     other.begin(&setup.url("/elsewhere")).await?;
     let response = other.get(&callback).await?;
     restarts(response.expect(400)?, EXPIRED, &setup.url("/deep?x=1"))?;
+    // Nor does a cookie of the right name help, which a sibling host can plant.
+    let attempt = browser.cookies().into_iter().find(|cookie| cookie.name.starts_with("teamgate-try-"));
+    let attempt = attempt.ok_or("no attempt")?;
+    for value in ["", "x", &attempt.value[1..], &attempt.value.to_uppercase()] {
+        other.plant(&attempt.name, value);
+        other.get(&callback).await?.expect(400)?;
+    }
     assert!(other.cookie("teamgate").is_none());
     assert_eq!(setup.simulator.count("token.code"), 0, "no code was spent");
     assert!(setup.gateway.audited("signed_in").is_empty());

@@ -136,7 +136,8 @@ async fn storm(setup: &Setup, browser: &Browser, path: &str, requests: usize) ->
     Ok(())
 }
 
-#[tokio::test]
+// With threads of its own, so that a thousand clients do not keep the pretend Bitbucket waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_requests_with_a_dead_access_token_refresh_it_once_and_are_all_served() -> Checked {
     let setup = Setup::with(on_demand("1s")).await?;
     let browser = setup.signed_in("ben").await?;
@@ -173,6 +174,29 @@ async fn requests_that_need_the_same_answer_share_one_question() -> Checked {
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert_eq!(asked[0].endpoint, "permission");
     assert_eq!(asked[0].path, "/2.0/user/workspaces/acme/permission");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_longer_than_a_route_lets_it_live_serves_those_who_waited_for_it() -> Checked {
+    let setup = Setup::with(on_demand("1s")).await?;
+    let browser = setup.signed_in("ben").await?;
+    sleep(Duration::from_millis(1_100)).await;
+    setup.simulator.with(|world| {
+        world.clear_requests();
+        world.fault(Fault::new("permission", FaultKind::Slow(Duration::from_millis(1_400))));
+    });
+    let url = setup.url("/strict");
+    let early = browser.script(&url);
+    // Joins when the question is older than the route allows, and shares the next one.
+    let late = async {
+        sleep(Duration::from_millis(1_200)).await;
+        browser.script(&url).await
+    };
+    let (early, late) = tokio::join!(early, late);
+    early?.expect(200)?;
+    late?.expect(200)?;
+    assert_eq!(setup.simulator.count("permission"), 2);
     Ok(())
 }
 
