@@ -19,12 +19,23 @@ fn statuses(bytes: &[u8]) -> Vec<u16> {
 
 /// Sends `bytes` and reads until the gateway closes. Where it waits for more, it is left after a moment.
 async fn said(setup: &Setup, bytes: &[u8]) -> Checked<Vec<u8>> {
+    Ok(said_and_closed(setup, bytes).await?.0)
+}
+
+/// The same, and whether the gateway closed the connection.
+async fn said_and_closed(setup: &Setup, bytes: &[u8]) -> Checked<(Vec<u8>, bool)> {
     let mut stream = TcpStream::connect(setup.gateway.address()).await?;
     // The gateway may close before all of it is sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    while let Ok(Ok(1..)) = timeout(Duration::from_secs(3), stream.read_buf(&mut answer)).await {}
-    Ok(answer)
+    loop {
+        match timeout(Duration::from_secs(3), stream.read_buf(&mut answer)).await {
+            Ok(Ok(1..)) => {}
+            // A reset is an end, too.
+            Ok(_) => return Ok((answer, true)),
+            Err(_) => return Ok((answer, false)),
+        }
+    }
 }
 
 fn targets(setup: &Setup) -> Vec<String> {
@@ -85,8 +96,19 @@ async fn a_request_whose_end_is_in_doubt_is_refused_and_its_connection_closed() 
         ("folded first", " X: y\r\n", &inner),
     ];
     for (what, framing, body) in rows {
-        let bytes = said(&setup, &smuggler(framing, body)).await?;
+        let (bytes, closed) = said_and_closed(&setup, &smuggler(framing, body)).await?;
         assert_eq!(statuses(&bytes), [400], "{what}: {}", String::from_utf8_lossy(&bytes));
+        assert!(closed, "{what}");
+    }
+    // Closed for the doubt, and not because something was left over.
+    for framing in [
+        "Content-Length: 0\r\nContent-Length: 0\r\n",
+        "Content-Length: 0, 0\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    ] {
+        let body = if framing.starts_with('T') { "0\r\n\r\n" } else { "" };
+        let (bytes, closed) = said_and_closed(&setup, &smuggler(framing, body)).await?;
+        assert_eq!((statuses(&bytes), closed), (vec![400], true), "{framing}");
     }
     assert_eq!(targets(&setup), [""; 0]);
     Ok(())
