@@ -7,7 +7,9 @@
 
 pub mod context;
 pub mod facts;
+mod failure;
 pub mod own;
+mod response;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, HeaderName, TRANSFER_ENCODING, VARY};
+use http::header::TRANSFER_ENCODING;
 use http::{Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -28,6 +30,8 @@ use tokio::runtime::Handle;
 
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
+use self::failure::{kind_of, reason_of, status_of};
+use self::response::{keep_private, strip_hop_by_hop};
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
@@ -235,101 +239,6 @@ fn grounds(admitted: &Admitted) -> String {
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
-}
-
-/// What Pingora leaves on an answer although it concerns only the connection to the app (RFC 9110 §7.6.1).
-fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    let nominated: Vec<HeaderName> = response
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .filter(|name: &HeaderName| {
-            !matches!(name.as_str(), "close" | "keep-alive" | "upgrade" | "content-length")
-        })
-        .collect();
-    for name in nominated.iter().map(HeaderName::as_str).chain([
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-connection",
-    ]) {
-        response.remove_header(name);
-    }
-}
-
-/// An answer to somebody signed in is theirs: a shared cache must not hand it to the next person. What the app
-/// says itself about private caching stays.
-fn keep_private(response: &mut ResponseHeader) -> Result<()> {
-    let said = response.headers.get_all(CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
-    let said = said.collect::<Vec<_>>().join(",").to_ascii_lowercase();
-    let kept = ["private", "no-store"].iter().any(|word| said.contains(word));
-    if !kept {
-        let mut directives: Vec<&str> = said
-            .split(',')
-            .map(str::trim)
-            .filter(|word| !word.is_empty() && *word != "public" && !word.starts_with("s-maxage"))
-            .collect();
-        directives.insert(0, "private");
-        response.insert_header(CACHE_CONTROL, directives.join(", "))?;
-    }
-    response.append_header(VARY, "Cookie")?;
-    Ok(())
-}
-
-/// What a failure is to the client.
-fn status_of(error: &Error) -> u16 {
-    match error.etype() {
-        ErrorType::HTTPStatus(status) => *status,
-        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout
-            if error.esource() != &ErrorSource::Downstream =>
-        {
-            504
-        }
-        _ => match error.esource() {
-            ErrorSource::Upstream => 502,
-            ErrorSource::Downstream => 400,
-            ErrorSource::Internal | ErrorSource::Unset if is_connect(error.etype()) => 502,
-            ErrorSource::Internal | ErrorSource::Unset => 500,
-        },
-    }
-}
-
-fn is_connect(kind: &ErrorType) -> bool {
-    matches!(
-        kind,
-        ErrorType::ConnectTimedout
-            | ErrorType::ConnectRefused
-            | ErrorType::ConnectNoRoute
-            | ErrorType::ConnectError
-            | ErrorType::SocketError
-            | ErrorType::TLSHandshakeFailure
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::InvalidCert
-    )
-}
-
-/// The same, as a word for the log.
-fn kind_of(error: &Error) -> &'static str {
-    match error.etype() {
-        ErrorType::ConnectTimedout => "connect_timeout",
-        ErrorType::ConnectRefused => "connect_refused",
-        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => "tls",
-        kind if is_connect(kind) => "connect",
-        ErrorType::ReadTimedout => "read_timeout",
-        ErrorType::WriteTimedout => "write_timeout",
-        ErrorType::ConnectionClosed => "closed",
-        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error => "garbage",
-        _ => "other",
-    }
-}
-
-/// What Pingora says about it, without the raw buffers that its messages may carry.
-fn reason_of(error: &Error) -> String {
-    let context = error.context.as_ref().map_or("", |context| context.as_str());
-    let safe = context.split("buf:").next().unwrap_or("").trim();
-    format!("{} {safe}", error.etype().as_str()).trim().to_owned()
 }
 
 fn request_shape(session: &Session) -> crate::facts::Shape {

@@ -14,7 +14,7 @@ use crate::directory::plan::Ages;
 use crate::gate;
 use crate::gate::cookie::{self, SameSite, Secure};
 use crate::login;
-use crate::snapshot::{Callback, Edge, Requirements, RouteTable, Snapshot, Stripped, UpstreamTimeouts};
+use crate::snapshot::{Callback, Edge, Requirements, RouteTable, Snapshot, Stripped};
 use crate::telemetry::labels;
 use crate::telemetry::{self, Telemetry, metrics};
 
@@ -118,12 +118,7 @@ fn edge(compiled: &Compiled) -> Edge {
         contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
         requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
         bitbucket_web: compiled.bitbucket.web_url.clone(),
-        upstream: UpstreamTimeouts {
-            connect: compiled.upstream_timeouts.connect,
-            read: compiled.upstream_timeouts.read,
-            write: compiled.upstream_timeouts.write,
-            idle: compiled.upstream_timeouts.idle,
-        },
+        upstream: compiled.upstream_timeouts,
     }
 }
 

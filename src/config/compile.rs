@@ -32,6 +32,7 @@ use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
 use crate::secret::Secret;
+use crate::snapshot::UpstreamTimeouts;
 use crate::{bitbucket, session};
 
 use secret_text::SecretText;
@@ -146,19 +147,6 @@ pub struct Log {
     pub access: bool,
     /// Where audit records go besides the log.
     pub audit_file: Option<PathBuf>,
-}
-
-/// Patience with apps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct UpstreamTimeouts {
-    /// To connect, TLS included.
-    pub connect: Duration,
-    /// Between two reads.
-    pub read: Duration,
-    /// Between two writes.
-    pub write: Duration,
-    /// How long an unused connection is kept. Zero: not at all.
-    pub idle: Duration,
 }
 
 /// What lies around the file.
