@@ -8,6 +8,7 @@ mod support;
 mod admin;
 mod authorization;
 mod commands;
+mod domains;
 mod framing;
 mod login;
 mod outage;
