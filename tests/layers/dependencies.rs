@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{Outcome, source};
 
 /// In `Cargo.toml` for the features that they switch on, not to be called.
-const CARRIERS: [&str; 4] = ["bitflags", "getrandom", "typenum", "zerocopy"];
+const CARRIERS: [&str; 3] = ["bitflags", "getrandom", "zerocopy"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
