@@ -39,10 +39,11 @@ function expect(condition, sentence, page) {
   if (!condition) throw new Error(`${sentence}${page ? `\n  at ${page.url()}` : ''}`);
 }
 
+/** In any case: whether a first letter is shown as a capital is the stylesheet's, which may not be there yet. */
 async function sees(page, ...sentences) {
   const text = (await page.locator('body').innerText()).replace(/\s+/g, ' ');
   for (const sentence of sentences) {
-    expect(text.includes(sentence), `does not see "${sentence}" but "${text.slice(0, 600)}"`, page);
+    expect(text.toLowerCase().includes(sentence.toLowerCase()), `does not see "${sentence}" but "${text.slice(0, 600)}"`, page);
   }
 }
 
