@@ -92,6 +92,17 @@ pub struct Trouble {
     pub not_before: Timestamp,
     /// Whether Bitbucket is down, as opposed to saying something we cannot use.
     pub weather: Weather,
+    /// What it said.
+    pub cause: Cause,
+}
+
+/// What Bitbucket said instead of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// Nothing, or nothing that says anything about the account.
+    Unanswered,
+    /// It refused an access token that it had just given. Once is confusion; twice in a row is a no.
+    FreshTokenRefused,
 }
 
 impl Account {

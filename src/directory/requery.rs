@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::Semaphore;
 
 use super::plan::{Standing, Weather, due, retry_after};
-use super::{Account, Changed, Condition, Directory, Known, Settings, Trouble, record};
+use super::{Account, Cause, Changed, Condition, Directory, Known, Settings, Trouble, record};
 use crate::bitbucket::{self, Bitbucket, Level, Permission, Refusal, Remedy, Tokens, identity};
 use crate::clock::Timestamp;
 use crate::identity::{AccountId, TeamId, VerifiedIdentity};
@@ -80,6 +80,16 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             directory.end(account, EndReason::GrantWithdrawn).await;
             RequeryOutcome::GrantGone
         }
+        Err(Setback::FreshTokenRefused) => {
+            if account.trouble().is_some_and(|trouble| trouble.cause == Cause::FreshTokenRefused) {
+                directory.end(account, EndReason::GrantWithdrawn).await;
+                RequeryOutcome::GrantGone
+            } else {
+                let now = inner.clock.now();
+                hold_off(account, now, Duration::ZERO, Weather::Fair, Cause::FreshTokenRefused);
+                RequeryOutcome::Unexpected
+            }
+        }
         Err(Setback::Deactivated) => {
             directory.end(account, EndReason::AccountDeactivated).await;
             RequeryOutcome::GrantGone
@@ -97,7 +107,7 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             // Spread over the half minute after, or everybody would knock at the same moment.
             let spread = Duration::from_millis(u64::from(account.id().to_bytes()[14]) * 117);
             let (now, opens_at) = (inner.clock.now(), directory.closed_until().plus(spread));
-            hold_off(account, now, opens_at.since(now), Weather::Outage);
+            hold_off(account, now, opens_at.since(now), Weather::Outage, Cause::Unanswered);
             RequeryOutcome::Throttled
         }
         Err(Setback::Bitbucket(error)) => {
@@ -115,7 +125,7 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
         }
         Err(Setback::Store(error)) => {
             let now = inner.clock.now();
-            hold_off(account, now, Duration::ZERO, Weather::Fair);
+            hold_off(account, now, Duration::ZERO, Weather::Fair, Cause::Unanswered);
             inner.telemetry.warn_limited("store", now, &error);
             RequeryOutcome::StoreFailed
         }
@@ -129,6 +139,7 @@ enum Setback {
     /// Bitbucket wants to be left alone; nothing was sent.
     Closed,
     GrantGone,
+    FreshTokenRefused,
     GrantLost,
     Deactivated,
     Bitbucket(bitbucket::Error),
@@ -157,13 +168,13 @@ fn note_trouble(account: &Account, now: Timestamp, error: &bitbucket::Error) {
         _ => Duration::ZERO,
     };
     let weather = if error.is_transient() { Weather::Outage } else { Weather::Fair };
-    hold_off(account, now, asked, weather);
+    hold_off(account, now, asked, weather, Cause::Unanswered);
 }
 
-fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weather) {
+fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weather, cause: Cause) {
     let failures = account.failures.fetch_add(1, Ordering::Relaxed) + 1;
     let not_before = now.plus(retry_after(failures).max(at_least));
-    account.trouble.store(Some(Arc::new(Trouble { not_before, weather })));
+    account.trouble.store(Some(Arc::new(Trouble { not_before, weather, cause })));
 }
 
 async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> Result<Known, Setback> {
@@ -178,10 +189,12 @@ async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> R
     }
     match ask_with(directory, account, settings, &grant.access_token, now).await {
         Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
-            // An access token may die before its time; whether the grant did is for the refresh to say. A new token
-            // that is refused too is Bitbucket's confusion, and no reason to sign anybody out.
+            // An access token may die before its time; whether the grant did is for the refresh to say.
             let (grant, _) = refresh(directory, account.id(), settings, grant, version).await?;
-            ask_with(directory, account, settings, &grant.access_token, now).await
+            match ask_with(directory, account, settings, &grant.access_token, now).await {
+                Err(Setback::Bitbucket(error)) if error.is_unauthorized() => Err(Setback::FreshTokenRefused),
+                answer => answer,
+            }
         }
         answer => answer,
     }
