@@ -10,6 +10,7 @@ pub mod facts;
 mod failure;
 pub mod own;
 mod response;
+mod tunnel;
 pub mod upstream;
 
 use std::sync::Arc;

@@ -15,6 +15,7 @@ use pingora::http::RequestHeader;
 use pingora::upstreams::peer::HttpPeer;
 
 use super::facts::{Reading, Via};
+use super::tunnel::OneTurnLater;
 use crate::assertion::Outgoing;
 use crate::gate::cookie::{self, pairs};
 use crate::route::upstream::{Scheme, Upstream};
@@ -255,8 +256,10 @@ fn literal(host: &str) -> Option<std::net::IpAddr> {
 pub enum Awaited {
     /// One that comes to an end.
     Answer,
-    /// A WebSocket or an event stream: silent for as long as there is nothing to say.
-    Stream,
+    /// An event stream: silent for as long as there is nothing to say.
+    Events,
+    /// A WebSocket: silent for as long as there is nothing to say, and no answer but a connection.
+    Tunnel,
 }
 
 impl Awaited {
@@ -269,7 +272,11 @@ impl Awaited {
             let kind = range.split(';').next().unwrap_or("").trim();
             kind.eq_ignore_ascii_case("text/event-stream")
         });
-        if websocket || events { Awaited::Stream } else { Awaited::Answer }
+        match (websocket, events) {
+            (true, _) => Awaited::Tunnel,
+            (false, true) => Awaited::Events,
+            (false, false) => Awaited::Answer,
+        }
     }
 }
 
@@ -288,10 +295,15 @@ pub fn peer(
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = match awaited {
         Awaited::Answer => Some(timeouts.read),
-        Awaited::Stream => None,
+        Awaited::Events | Awaited::Tunnel => None,
     };
     peer.options.write_timeout = Some(timeouts.write);
     peer.options.idle_timeout = Some(timeouts.idle);
+    if awaited == Awaited::Tunnel {
+        peer.options.custom_l4 = Some(Arc::new(OneTurnLater { patience: timeouts.connect }));
+        // Kept apart from the others, which are no such connections.
+        peer.group_key = 1;
+    }
     peer
 }
 
@@ -633,11 +645,11 @@ mod tests {
             (&[("accept", "*/*")], Awaited::Answer),
             (&[("accept", "text/html, text/*")], Awaited::Answer),
             (&[("accept", "text/event-streams")], Awaited::Answer),
-            (&[("accept", "text/event-stream")], Awaited::Stream),
-            (&[("accept", "text/html, Text/Event-Stream;q=0.5")], Awaited::Stream),
-            (&[("accept", "text/html"), ("accept", "text/event-stream")], Awaited::Stream),
-            (&[("upgrade", "websocket")], Awaited::Stream),
-            (&[("upgrade", "WebSocket")], Awaited::Stream),
+            (&[("accept", "text/event-stream")], Awaited::Events),
+            (&[("accept", "text/html, Text/Event-Stream;q=0.5")], Awaited::Events),
+            (&[("accept", "text/html"), ("accept", "text/event-stream")], Awaited::Events),
+            (&[("upgrade", "websocket")], Awaited::Tunnel),
+            (&[("upgrade", "WebSocket")], Awaited::Tunnel),
             (&[("upgrade", "h2c")], Awaited::Answer),
         ];
         for (fields, awaited) in rows {
@@ -647,9 +659,12 @@ mod tests {
                 .collect();
             assert_eq!(Awaited::by(&headers), *awaited, "{fields:?}");
         }
-        let patient = peer(&upstream("http://app")?, "10.0.0.5:1".parse()?, &timeouts, Awaited::Stream);
-        assert_eq!(patient.options.read_timeout, None);
-        assert_eq!(patient.options.write_timeout, Some(timeouts.write));
+        for awaited in [Awaited::Events, Awaited::Tunnel] {
+            let patient = peer(&upstream("http://app")?, "10.0.0.5:1".parse()?, &timeouts, awaited);
+            assert_eq!(patient.options.read_timeout, None);
+            assert_eq!(patient.options.write_timeout, Some(timeouts.write));
+            assert_eq!(patient.options.custom_l4.is_some(), awaited == Awaited::Tunnel);
+        }
         Ok(())
     }
 

@@ -21,6 +21,17 @@ use crate::support::{Browser, Checked, Config, PATIENCE, Request, Setup, Wire};
 const LONG: Duration = Duration::from_millis(2_500);
 const IMPATIENT: &str = "upstream_timeouts: { read: 1s, idle: 1s }";
 
+/// The handshake of RFC 6455 §1.3, as the client says it …
+const UPGRADE: &[(&str, &str)] = &[
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+/// … and as the server answers it.
+const GRANTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 /// An app of which one connection is looked at byte for byte.
 struct App {
     listener: TcpListener,
@@ -177,8 +188,9 @@ async fn echoes() -> Checked<(App, Arc<AtomicUsize>)> {
 }
 
 async fn echoed(socket: &mut Socket, message: Message) -> Checked {
-    timeout(PATIENCE, socket.send(message.clone())).await??;
-    let back = timeout(PATIENCE, socket.next()).await?.ok_or("the end")??;
+    timeout(PATIENCE, socket.send(message.clone())).await?.map_err(|error| format!("sending: {error}"))?;
+    let back = timeout(PATIENCE, socket.next()).await?.ok_or("the end")?;
+    let back = back.map_err(|error| format!("waiting for the echo: {error}"))?;
     match back == message {
         true => Ok(()),
         false => Err(format!("{} bytes came back as {}", message.len(), back.len()).into()),
@@ -205,12 +217,39 @@ async fn a_websocket_carries_messages_of_any_size_both_ways() -> Checked {
         echoed(&mut socket, Message::text("")).await?;
         for size in [1, 125, 126, 65_535, 65_536, 1024 * 1024] {
             let body: Vec<u8> = (0..size).map(|at: usize| ((at * 31) >> 3) as u8).collect();
-            echoed(&mut socket, Message::binary(body)).await?;
+            echoed(&mut socket, Message::binary(body))
+                .await
+                .map_err(|error| format!("{target}, {size} bytes: {error}"))?;
         }
         let goodbye = CloseFrame { code: CloseCode::Normal, reason: "done".into() };
-        timeout(PATIENCE, socket.close(Some(goodbye.clone()))).await??;
+        timeout(PATIENCE, socket.close(Some(goodbye.clone())))
+            .await?
+            .map_err(|error| format!("{target}, closing: {error}"))?;
         let last = timeout(PATIENCE, socket.next()).await?;
         assert!(matches!(last, Some(Ok(Message::Close(Some(frame)))) if frame == goodbye), "{target}");
+    }
+    Ok(())
+}
+
+/// An app may be quicker than we are: its 101 is there before its turn has come.
+#[tokio::test]
+async fn a_websocket_that_is_granted_at_once_is_open() -> Checked {
+    let app = App::start().await?;
+    let setup = Setup::with(app.routes(Config::default(), "ws")).await?;
+    let url = setup.url("/ws");
+    for number in 0..20 {
+        let mut wire = Wire::connect(setup.gateway.address()).await?;
+        wire.send(&Request::get(&url).headers(UPGRADE).bytes()).await?;
+        let (mut stream, _) = timeout(PATIENCE, app.listener.accept()).await??;
+        stream.write_all(GRANTED).await?;
+        wire.until(b"\r\n\r\n").await?;
+        let mut heard = Vec::new();
+        read_until(&mut stream, &mut heard, b"\r\n\r\n").await?;
+        wire.send(b"ping").await?;
+        let heard = read_until(&mut stream, &mut heard, b"ping").await;
+        heard.map_err(|error| format!("connection {number}: {error}"))?;
+        stream.write_all(b"pong").await?;
+        wire.until(b"pong").await?;
     }
     Ok(())
 }
@@ -339,20 +378,9 @@ async fn a_client_that_goes_away_frees_the_app() -> Checked {
 
     // within a WebSocket
     let mut wire = Wire::connect(setup.gateway.address()).await?;
-    let upgrade = Request::get(&url).headers(&[
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ]);
-    wire.send(&upgrade.bytes()).await?;
+    wire.send(&Request::get(&url).headers(UPGRADE).bytes()).await?;
     let (mut stream, _) = app.hear().await?;
-    stream
-        .write_all(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-              Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        )
-        .await?;
+    stream.write_all(GRANTED).await?;
     wire.until(b"\r\n\r\n").await?;
     wire.send(b"ping").await?;
     let mut heard = Vec::new();
