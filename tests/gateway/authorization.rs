@@ -229,7 +229,7 @@ async fn somebody_of_another_team_is_refused_and_told_why() -> Checked {
     assert!(response.header("grpc-message").is_some_and(|message| message.contains("acme")));
 
     assert_eq!(setup.upstream.received_at("/").len(), 0);
-    let denied = setup.gateway.audited("denied");
+    let denied = setup.gateway.recorded("denied", 4).await?;
     assert_eq!(denied.len(), 4, "{denied:?}");
     assert_eq!(denied[0]["route"], "wiki");
     assert_eq!(denied[0]["account"], "c0000000-0000-4000-8000-0000000000c1");

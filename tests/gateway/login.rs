@@ -356,7 +356,7 @@ async fn saying_no_at_bitbucket_is_understood() -> Checked {
     let response = browser.get(&callback).await?;
     restarts(response.expect(403)?, "Sign-in was cancelled", &setup.url("/wanted"))?;
     assert_eq!(setup.simulator.count("token.code"), 0);
-    assert_eq!(setup.gateway.audited("sign_in_failed")[0]["outcome"], "declined");
+    assert_eq!(setup.gateway.recorded("sign_in_failed", 1).await?[0]["outcome"], "declined");
     // The button works.
     browser.sign_in(&setup.url("/wanted"), "ben").await?.expect(200)?;
     Ok(())
@@ -372,8 +372,7 @@ async fn a_wrong_client_secret_is_told_to_the_operator() -> Checked {
     assert!(is_page(response.expect(500)?, "The sign-in service needs its operator"));
     assert!(!response.text().contains("secret"));
     let id = response.header("x-request-id").ok_or("no request id")?;
-    let log = setup.gateway.log();
-    let line = log.iter().find(|line| line["request_id"] == id).ok_or("no line in the log")?.to_string();
+    let line = setup.gateway.logged(id).await?;
     assert!(line.contains("bitbucket.client_secret"), "{line}");
     Ok(())
 }
@@ -404,7 +403,7 @@ async fn an_error_that_bitbucket_sends_back_is_the_operators() -> Checked {
     let response = browser.get(&url).await?;
     assert!(is_page(response.expect(500)?, "The sign-in service needs its operator"));
     assert!(!response.text().contains("<script>"));
-    assert!(setup.gateway.log().iter().any(|line| line["error"] == "invalid_scope"));
+    setup.gateway.logged("\"error\":\"invalid_scope\"").await?;
     Ok(())
 }
 
@@ -483,7 +482,7 @@ async fn who_is_in_none_of_the_listed_teams_is_not_signed_in_and_nothing_is_kept
         assert!(response.text().contains("<code>acme</code>"), "{}", response.text());
         assert!(browser.cookie("teamgate").is_none(), "{user}");
     }
-    let failed = setup.gateway.audited("sign_in_failed");
+    let failed = setup.gateway.recorded("sign_in_failed", 3).await?;
     assert!(failed.len() == 3 && failed.iter().all(|event| event["outcome"] == "not_in_teams"), "{failed:?}");
     assert!(setup.gateway.audited("signed_in").is_empty());
     assert!(setup.upstream.received().is_empty());
@@ -556,7 +555,7 @@ async fn signing_out_asks_first_and_then_ends_the_session_everywhere() -> Checke
     assert!(page.text().contains(&format!("{}/account/signout", setup.simulator.url())));
     assert!(browser.cookie("teamgate").is_none());
     stolen.script(&setup.url("/")).await?.expect(401)?;
-    assert_eq!(setup.gateway.audited("signed_out").len(), 1);
+    assert_eq!(setup.gateway.recorded("signed_out", 1).await?.len(), 1);
 
     // The page that one lands on does not sign in again, however often it is loaded.
     let asked = setup.simulator.count("authorize");

@@ -175,12 +175,7 @@ async fn an_endpoint_that_is_gone_is_told_to_the_operator_with_the_announcement(
     let session = browser.session()?;
     // It is no outage: what was known counts up to max_age.
     eventually("nobody can tell", async || Ok(browser.script(&setup.url("/")).await?.status == 503)).await?;
-    let log = setup.gateway.log();
-    let line = log
-        .iter()
-        .map(ToString::to_string)
-        .find(|line| line.contains("/2.0/user/workspaces"))
-        .ok_or("no line")?;
+    let line = setup.gateway.logged("/2.0/user/workspaces").await?;
     assert!(line.contains("410") && line.contains("https://developer.atlassian.com/"), "{line}");
     assert_eq!(browser.session()?, session);
     setup.simulator.with(|world| world.clear_faults());

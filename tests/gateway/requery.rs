@@ -42,7 +42,7 @@ async fn who_is_removed_from_the_team_is_refused_and_who_comes_back_is_admitted(
     setup.simulator.with(|world| world.add_member("ben", "acme", Permission::Member, false))?;
     becomes(&browser, &url, 200).await?;
     assert_eq!(setup.simulator.count("authorize"), asked, "nobody had to sign in again");
-    let changes = setup.gateway.audited("membership_changed");
+    let changes = setup.gateway.recorded("membership_changed", 2).await?;
     assert!(changes.iter().any(|change| change["lost"].to_string().contains("\"acme\"")), "{changes:?}");
     assert!(changes.iter().any(|change| change["gained"].to_string().contains("\"acme\"")), "{changes:?}");
     Ok(())
@@ -280,7 +280,7 @@ async fn a_slug_that_changes_hands_opens_nothing() -> Checked {
     let eve = setup.signed_in("eve").await?;
     eve.script(&setup.url("/")).await?.expect(403)?;
     eve.script(&setup.url("/deploy")).await?.expect(403)?;
-    let changes = setup.gateway.audited("slug_changed");
+    let changes = setup.gateway.recorded("slug_changed", 1).await?;
     let change = changes.first().ok_or("it is not on record")?;
     assert_eq!(change["slug"], "acme");
     assert_eq!(change["pinned"], "aaaaaaaa-0000-4000-8000-000000000001");

@@ -90,7 +90,7 @@ async fn gateways_with_other_secrets_do_not_believe_each_others_cookies() -> Che
     let authorize = browser.begin(&setup.url("/")).await?;
     let callback = browser.agree(&authorize, "ben").await?;
     browser.get(&callback.replace(&setup.url(""), &another.url(""))).await?.expect(400)?;
-    assert_eq!(another.audited("signed_in").len(), 1);
+    assert_eq!(another.recorded("signed_in", 1).await?.len(), 1);
     Ok(())
 }
 

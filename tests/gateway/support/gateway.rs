@@ -246,6 +246,20 @@ impl Gateway {
         self.audit().into_iter().filter(|record| record["event"] == event).collect()
     }
 
+    /// The same, once there are at least `count`: a line is written a moment after the answer it is about.
+    pub(crate) async fn recorded(&self, event: &str, count: usize) -> Checked<Vec<Value>> {
+        eventually(&format!("{count} × {event} on record"), async || Ok(self.audited(event).len() >= count))
+            .await?;
+        Ok(self.audited(event))
+    }
+
+    /// The first line of the log that holds `text`, once it is there.
+    pub(crate) async fn logged(&self, text: &str) -> Checked<String> {
+        let found = || self.log().iter().map(ToString::to_string).find(|line| line.contains(text));
+        eventually(&format!("{text} in the log"), async || Ok(found().is_some())).await?;
+        found().ok_or_else(|| "it was there a moment ago".into())
+    }
+
     /// What it says about itself.
     pub(crate) fn log(&self) -> Vec<Value> {
         stream(&self.stderr(), "log")
