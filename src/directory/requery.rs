@@ -379,6 +379,7 @@ async fn refresh(
             Ok(version) => version,
             Err(store::Error::Conflict) => {
                 // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
+                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::DoneElsewhere);
                 return inner.store.grant(id).await?.ok_or(Setback::GrantGone);
             }
             Err(error) => return Err(error.into()),

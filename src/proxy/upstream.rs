@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::header::{ACCEPT, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName, UPGRADE};
+use http::header::{ACCEPT, COOKIE, FORWARDED, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, HeaderValue};
 use papaya::HashMap;
 use pingora::http::RequestHeader;
@@ -46,7 +46,6 @@ pub fn dress(
     let inbound = Inbound::read(&request.headers, reading.via);
     strip(request, edge);
     keep_apps_cookies(request, cookies)?;
-    one_length(request);
     let arrival = &reading.arrival;
     let forwarded_for = match inbound.forwarded_for {
         Some(chain) => format!("{chain}, {}", reading.peer),
@@ -150,15 +149,6 @@ fn keep_apps_cookies(
         let _ = request.insert_header(COOKIE, HeaderValue::from_bytes(&joined)?);
     }
     Ok(())
-}
-
-/// A repeated Content-Length is refused before anything is decided; this keeps it so for whatever is sent.
-fn one_length(request: &mut RequestHeader) {
-    if request.headers.get_all(CONTENT_LENGTH).iter().count() > 1
-        && let Some(length) = request.headers.get(CONTENT_LENGTH).cloned()
-    {
-        let _ = request.insert_header(CONTENT_LENGTH, length);
-    }
 }
 
 fn port(authority: &str, proto: &str) -> String {

@@ -170,8 +170,6 @@ label! {
         StateExpired = "state_expired",
         /// The third round in a minute: cookies are blocked.
         Loop = "loop",
-        /// Too many attempts from one address.
-        RateLimited = "rate_limited",
         /// Bitbucket refuses our client or the redirect URI: the operator must act.
         Misconfigured = "misconfigured",
         /// Bitbucket did not answer, or not with what was asked for.
@@ -242,8 +240,6 @@ label! {
         Workspaces = "workspaces",
         /// `/2.0/user/workspaces/{team}/permission`.
         WorkspacePermission = "workspace_permission",
-        /// What an account may do in a repository.
-        RepositoryPermission = "repository_permission",
         /// Anything else.
         Other = "other",
     }
