@@ -19,6 +19,7 @@ use teamgate::membership::{Membership, Role, Team};
 use teamgate::policy::Policy;
 use teamgate::policy::condition::Conditions;
 use teamgate::route::Route;
+use teamgate::route::destination::Destination;
 use teamgate::route::identity_out::IdentityOut;
 use teamgate::route::oddity::Oddities;
 use teamgate::store::Store;
@@ -93,7 +94,7 @@ fn route() -> Result<Route, Box<dyn Error>> {
         line: 1,
         policy: Policy::SignedIn { deny: Conditions::new(Vec::new())? },
         max_age: None,
-        upstream: "http://10.0.0.5:8080".parse()?,
+        destination: Destination::App("http://10.0.0.5:8080".parse()?),
         identity: IdentityOut::default(),
         allow_in_path: Oddities::NONE,
     })

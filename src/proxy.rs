@@ -40,6 +40,7 @@ use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
+use crate::route::destination::Destination;
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
@@ -321,7 +322,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let upstream = &admitted.pass.route().upstream;
+        let Destination::App(upstream) = &admitted.pass.route().destination;
         let address = self.resolver.address(upstream).await.map_err(|error| {
             context.upstream_error = Some("dns");
             Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
@@ -398,7 +399,7 @@ impl ProxyHttp for Proxy {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = &*route.upstream.url_text,
+                    upstream = route.destination.app().map(|app| &*app.url_text),
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)

@@ -1,13 +1,14 @@
 //! Where a request goes: routes, and how the one that decides is found.
 //!
 //! Owns: [`Route`], [`Table`]; the canonical spelling of targets and hosts ([`target`], [`host`]), the
-//! patterns ([`pattern`]), what is sent upstream and where to ([`identity_out`], [`upstream`]).
+//! patterns ([`pattern`]), what is sent upstream and where to ([`identity_out`], [`destination`], [`upstream`]).
 //! Must not know: who is asking, whether they may.
 //!
 //! Order in the file means nothing: of all routes that match, the most special one decides
 //! ([`pattern::Specificity`]). A route that does not list the method of a request does not match it, and the
 //! next less special one is asked; a route that lists `GET` matches `HEAD` as well.
 
+pub mod destination;
 pub mod host;
 pub mod identity_out;
 pub mod oddity;
@@ -23,11 +24,11 @@ use http::Method;
 
 use crate::policy::Policy;
 
+use destination::Destination;
 use identity_out::IdentityOut;
 use oddity::Oddities;
 use pattern::{HostPattern, Methods, PathPattern, PathRegex, Pattern};
 use target::as_matched;
-use upstream::Upstream;
 
 /// What is done with the requests that a [`Pattern`] matches.
 #[derive(Clone, PartialEq, Debug)]
@@ -40,8 +41,8 @@ pub struct Route {
     pub policy: Policy,
     /// How old a membership may be and still be believed here, where that is stricter than everywhere.
     pub max_age: Option<Duration>,
-    /// Where admitted requests go.
-    pub upstream: Upstream,
+    /// What becomes of admitted requests.
+    pub destination: Destination,
     /// What the app is told about the account.
     pub identity: IdentityOut,
     /// What the app reads as an ordinary character. Default: nothing.

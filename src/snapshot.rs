@@ -317,7 +317,7 @@ mod tests {
             line: 1,
             policy: crate::policy::Policy::Public,
             max_age: None,
-            upstream: "http://10.0.0.5:8080".parse()?,
+            destination: crate::route::destination::Destination::App("http://10.0.0.5:8080".parse()?),
             identity,
             allow_in_path: crate::route::oddity::Oddities::NONE,
         })

@@ -18,6 +18,7 @@ use super::{Cookie, Findings};
 use crate::config::document::{self, Access, Document, InPath};
 use crate::config::value::show_duration;
 use crate::membership::{Group, TeamName};
+use crate::route::destination::Destination;
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
 use crate::route::upstream::Upstream;
@@ -62,9 +63,9 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
         if let (Some(pattern), Some(policy), Some(upstream), Some(name)) =
             (pattern, policy, upstream, &route.name)
         {
-            let allow_in_path = oddities(&route.allow_in_path);
+            let (destination, allow_in_path) = (Destination::App(upstream), oddities(&route.allow_in_path));
             let route =
-                Route { name: name.0.clone(), line, policy, max_age, upstream, identity, allow_in_path };
+                Route { name: name.0.clone(), line, policy, max_age, destination, identity, allow_in_path };
             found.push(Found { index, pattern, route: Arc::new(route) });
         }
     }
