@@ -48,7 +48,6 @@ pub mod live;
 
 pub mod gate;
 pub mod login;
-
 pub mod open;
 
 // ── one configuration, compiled
@@ -57,6 +56,9 @@ pub mod snapshot;
 // ── edges: HTTP in and out
 pub mod admin;
 pub mod pages;
+
+pub mod listener;
+
 pub mod proxy;
 
 // ── assembly
