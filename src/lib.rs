@@ -48,6 +48,7 @@ pub mod live;
 
 pub mod gate;
 pub mod login;
+pub mod open;
 
 // ── one configuration, compiled
 pub mod snapshot;
@@ -55,6 +56,9 @@ pub mod snapshot;
 // ── edges: HTTP in and out
 pub mod admin;
 pub mod pages;
+
+pub mod listener;
+
 pub mod proxy;
 
 // ── assembly
