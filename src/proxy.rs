@@ -5,14 +5,22 @@
 //! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
 //! ([`upstream`]).
 
+pub mod attempt;
+pub mod balance;
 pub mod context;
 pub mod facts;
 mod failure;
+mod health;
 pub mod own;
+pub mod patience;
+mod peer;
+mod reach;
+mod resolver;
 mod response;
 mod tunnel;
 pub mod upstream;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -20,20 +28,25 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::{Response, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 use tokio::runtime::Handle;
 
+use self::attempt::{Again, Attempts, Body, Broken, How, Method};
+use self::balance::{NoneLeft, Pools};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
+use self::patience::{Awaited, Patience, Rang, Watch};
+use self::reach::Hold;
 use self::response::{keep_private, strip_hop_by_hop};
-use self::upstream::{Awaited, Resolver, dress, peer};
+use self::upstream::dress;
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
@@ -42,11 +55,13 @@ use crate::listener::{Conversation, here};
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
+use crate::route::upstream::app::{Balance, HostHeader, Version};
+use crate::route::upstream::balance::Key;
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass};
+use crate::telemetry::labels::{Decision, StatusClass, UpstreamFault};
 
 /// How long a client may keep a connection open between two requests.
 const KEEP_ALIVE_SECONDS: u64 = 75;
@@ -65,8 +80,8 @@ pub struct Proxy {
     pub clock: Clock,
     /// Names requests.
     pub ids: RequestIds,
-    /// Knows where apps are.
-    pub resolver: Resolver,
+    /// Knows where apps are and which of them are well.
+    pub pools: Pools,
     /// Counts and records.
     pub telemetry: Telemetry,
     /// How many requests are under way: what a shutdown waits for.
@@ -172,6 +187,14 @@ impl Proxy {
 }
 
 impl Proxy {
+    /// Counts what went wrong with an upstream.
+    fn upstream_failed(&self, context: &mut Context, kind: UpstreamFault) {
+        context.upstream_error = Some(kind);
+        if let Some(endpoint) = context.attempts.endpoint() {
+            endpoint.metrics.failed(kind);
+        }
+    }
+
     /// Metrics and the access line of a request that is over.
     fn account_for(&self, session: &Session, context: &Context, status: u16, total: Duration) {
         let gate = context.gate.unwrap_or(total);
@@ -225,7 +248,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
-            upstream_error: context.upstream_error,
+            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
 }
@@ -238,6 +261,42 @@ fn grounds(admitted: &Admitted) -> String {
         _ => String::new(),
     }
 }
+
+/// By what a request finds its upstream, where the app keeps visitors apart.
+fn key(balance: Balance, admitted: &Admitted) -> Option<Key> {
+    match balance {
+        Balance::RoundRobin | Balance::LeastConnections => None,
+        Balance::Account if let Some(who) = admitted.pass.who() => {
+            Some(Key::of_account(who.session.account.id()))
+        }
+        Balance::Account | Balance::ClientAddress => Some(Key::of_address(admitted.reading.arrival.client)),
+    }
+}
+
+/// No upstream can be had.
+fn nowhere(none: NoneLeft, context: &mut Context) -> Box<Error> {
+    let (fault, kind, why) = match none {
+        NoneLeft::Full => (UpstreamFault::Full, ErrorType::HTTPStatus(503), "every upstream is full"),
+        NoneLeft::Nowhere => {
+            (UpstreamFault::Dns, ErrorType::ConnectError, "the upstream's name has no address")
+        }
+        NoneLeft::Tried => (UpstreamFault::Other, ErrorType::ConnectError, "every upstream was tried"),
+    };
+    context.upstream_error = Some(fault);
+    Error::explain(kind, why).into_up()
+}
+
+/// How many bytes a header takes on the wire, about.
+fn size_of(response: &ResponseHeader) -> usize {
+    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// The most that the header of an answer may take. Clients give up at less; this is so that no app makes the
+/// gateway carry a megabyte for each answer.
+const MOST_OF_A_HEAD: usize = 64 * 1024;
+
+/// When it is worth asking again for an app that is full.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
@@ -268,6 +327,7 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -324,13 +384,119 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(upstream) = &admitted.pass.route().destination;
-        let address = self.resolver.address(upstream).await.map_err(|error| {
-            context.upstream_error = Some("dns");
-            Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
-        })?;
+        let Destination::App(app) = &admitted.pass.route().destination;
         let awaited = Awaited::by(&session.req_header().headers);
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
+        let key = key(app.balance, admitted);
+        let endpoint = match context.attempts.next(&self.pools, app, key).await {
+            Ok(endpoint) => endpoint,
+            Err(none) => return Err(nowhere(none, context)),
+        };
+        if awaited == Awaited::Tunnel && endpoint.target.version == Version::H2 {
+            context.upstream_error = Some(UpstreamFault::WebSocketOverHttp2);
+            let why =
+                "a WebSocket cannot be forwarded in HTTP/2; give this path a route with `http_version: h1`";
+            return Err(Error::explain(ErrorType::ConnectError, why).into_up());
+        }
+        Ok(Box::new(endpoint.template.peer(&app.timeouts, awaited)))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let Some(app) = admitted.pass.route().destination.app() else { return Ok(()) };
+        let awaited = Awaited::by(&session.req_header().headers);
+        let patience = Patience::of(&app.timeouts, awaited);
+        if patience.is_watched() {
+            let hold = digest.and_then(Hold::of).ok_or_else(|| {
+                Error::explain(ErrorType::InternalError, "a connection that nobody has a hold on")
+            })?;
+            let end_by = context.attempts.end_by(&patience);
+            context.attempts.watch(Watch::over(hold, patience.header, end_by));
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if end {
+            context.attempts.asked();
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        self.upstream_failed(context, kind_of(&error, false));
+        error.set_retry(context.attempts.not_connected() != Again::No);
+        error
+    }
+
+    /// Pingora's own rule would repeat a request only on an old connection, and to the same app.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        let rang = context.attempts.rang();
+        if let Some(rang) = rang {
+            // It is we who ended the connection.
+            error = Error::explain(ErrorType::ReadTimedout, "the app was given no more time").into_up();
+            context.upstream_error = Some(match rang {
+                Rang::Header => UpstreamFault::HeaderTimeout,
+                Rang::Total => UpstreamFault::TotalTimeout,
+            });
+        }
+        if error.esource() != &ErrorSource::Upstream {
+            error.set_retry(false);
+            return error;
+        }
+        let answered = context.attempts.is_answered();
+        let kind = match rang {
+            Some(Rang::Total) => UpstreamFault::TotalTimeout,
+            _ => kind_of(&error, answered),
+        };
+        self.upstream_failed(context, kind);
+        if answered || session.response_written().is_some() {
+            error.set_retry(false);
+            return error;
+        }
+        let how = match error.retry {
+            _ if matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout) => How::TooLate,
+            RetryType::Decided(true) => How::Unprocessed,
+            RetryType::ReusedOnly if reused => How::OldConnection,
+            RetryType::ReusedOnly | RetryType::Decided(false) => How::Failed,
+        };
+        let broken = Broken {
+            method: if session.req_header().method.is_idempotent() {
+                Method::Idempotent
+            } else {
+                Method::Other
+            },
+            body: if session.as_ref().retry_buffer_truncated() { Body::Gone } else { Body::Kept },
+            how,
+        };
+        error.set_retry(context.attempts.broke(broken) != Again::No);
+        error
     }
 
     async fn upstream_request_filter(
@@ -344,7 +510,15 @@ impl ProxyHttp for Proxy {
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
-            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
+        let app = admitted.pass.route().destination.app();
+        match (app.map(|app| &app.host_header), context.attempts.endpoint()) {
+            (Some(HostHeader::Fixed(host)), _) => request.insert_header(HOST, host.clone()),
+            (Some(HostHeader::Upstreams), Some(endpoint)) => {
+                request.insert_header(HOST, endpoint.target.upstream.authority())
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -360,11 +534,19 @@ impl ProxyHttp for Proxy {
             unasked.as_up();
             return Err(unasked);
         }
+        if size_of(response) > MOST_OF_A_HEAD {
+            let why = format!("the header of the answer is larger than {} KiB", MOST_OF_A_HEAD / 1024);
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
-        if response.status.is_informational() {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        context.attempts.answered(response.status.is_server_error());
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
         let admitted = context.stage.admitted().map_err(closed)?;
@@ -392,16 +574,21 @@ impl ProxyHttp for Proxy {
         if gone || session.response_written().is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
-        let kind = kind_of(error);
-        context.upstream_error.get_or_insert(kind);
+        let kind = kind_of(error, context.attempts.is_answered());
+        let kind = context.upstream_error.get_or_insert(kind).as_str();
         let arrival = context.stage.arrival().cloned();
         let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+        let upstream = match (context.attempts.endpoint(), &route) {
+            (Some(endpoint), _) => Some(endpoint.label.to_string()),
+            (None, Ok(route)) => route.destination.app().map(ToString::to_string),
+            (None, Err(_)) => None,
+        };
         let page = match (&arrival, &route) {
             (Some(arrival), Ok(route)) => {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = route.destination.app().map(|app| &*app.url_text),
+                    upstream = upstream.as_deref(),
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)
@@ -410,6 +597,7 @@ impl ProxyHttp for Proxy {
                 let (again, shape) = (arrival.link(), request_shape(session));
                 match status {
                     502 => render::app_down(&common, &route.name, &again, shape),
+                    503 => render::app_busy(&common, &route.name, &again, BUSY, shape),
                     504 => render::app_slow(&common, &route.name, &again, shape),
                     400 => render::bad_request(&common, "The request could not be read to its end.", shape),
                     _ => render::internal(&common, shape),

@@ -61,6 +61,8 @@ pub enum Event {
     AppDown,
     /// The app does not answer in time.
     AppSlow,
+    /// The app has as many requests as it may.
+    AppBusy,
     /// The address exists, the method does not.
     MethodNotAllowed,
     /// A bug.
@@ -82,7 +84,7 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 23] = [
+    pub const ALL: [Event; 24] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
@@ -104,6 +106,7 @@ impl Event {
         Event::Unavailable,
         Event::AppDown,
         Event::AppSlow,
+        Event::AppBusy,
         Event::MethodNotAllowed,
         Event::Internal,
     ];
@@ -209,6 +212,9 @@ impl Event {
             // Not Unavailable: clients repeat that one, and the app may have done what was asked.
             Event::AppSlow => {
                 ("app-slow", S::GATEWAY_TIMEOUT, Grpc::DeadlineExceeded, "The app is taking too long")
+            }
+            Event::AppBusy => {
+                ("app-busy", S::SERVICE_UNAVAILABLE, Grpc::Unavailable, "The app is full just now")
             }
             Event::MethodNotAllowed => (
                 "method-not-allowed",

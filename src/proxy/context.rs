@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::attempt::Attempts;
 use super::facts::Reading;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
 use crate::snapshot::Snapshot;
-use crate::telemetry::labels::Decision;
+use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
 
 /// One request, as far as it has come.
@@ -30,8 +31,10 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
-    /// What went wrong with the app, as a kind.
-    pub upstream_error: Option<&'static str>,
+    /// What went wrong with the app, as a kind: the last of several attempts.
+    pub upstream_error: Option<UpstreamFault>,
+    /// The attempts to get an answer from it.
+    pub attempts: Attempts,
     /// Counts it as in flight until it is dropped, panic or not.
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.
