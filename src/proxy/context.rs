@@ -27,6 +27,8 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How many interim answers the app gave.
+    pub interim: usize,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
     /// Counts it as in flight until it is dropped, panic or not.
