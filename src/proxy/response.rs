@@ -171,7 +171,8 @@ mod tests {
         const CHUNKED: (&str, &str) = ("transfer-encoding", "chunked");
         const TWO: (&str, &str) = ("content-length", "2");
         type Fields = &'static [(&'static str, &'static str)];
-        let rows: &[(u16, Version, Fields, Version, std::result::Result<Fields, Nonsense>)] = &[
+        type Settled = std::result::Result<Fields, Nonsense>;
+        let rows: &[(u16, Version, Fields, Version, Settled)] = &[
             (200, Version::HTTP_11, &[TWO], Version::HTTP_11, Ok(&[TWO])),
             (200, Version::HTTP_11, &[CHUNKED], Version::HTTP_11, Ok(&[CHUNKED])),
             (200, Version::HTTP_2, &[TWO], Version::HTTP_2, Ok(&[TWO])),
