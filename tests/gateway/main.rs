@@ -19,3 +19,4 @@ mod requery;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod upstreams;
