@@ -56,6 +56,9 @@ pub mod snapshot;
 // ── edges: HTTP in and out
 pub mod admin;
 pub mod pages;
+
+pub mod listener;
+
 pub mod proxy;
 
 // ── assembly
