@@ -49,6 +49,7 @@ pub mod live;
 
 pub mod gate;
 pub mod login;
+pub mod open;
 
 // ── one configuration, compiled
 pub mod snapshot;
