@@ -23,8 +23,8 @@ pub struct Settings {
     pub connections: usize,
     /// From one address; from one /64 of IPv6.
     pub per_address: usize,
-    /// Whose connections are not counted by address: proxies, behind whose address everybody stands.
-    pub exempt: Vec<IpNet>,
+    /// Proxies of ours. Their connections are not counted by address, since everybody stands behind it.
+    pub proxies: Vec<IpNet>,
 }
 
 /// Why there is no room for a connection.
@@ -72,29 +72,23 @@ impl Admission {
         }))
     }
 
-    /// Lets a connection from `address` in.
-    ///
-    /// # Errors
-    ///
-    /// [`Full`]: it is to be closed.
-    pub fn admit(&self, address: IpAddr) -> Result<Admitted, Full> {
-        let mut admitted = self.admit_unknown()?;
-        admitted.comes_from(address)?;
-        Ok(admitted)
-    }
-
-    /// Lets a connection in whose address a proxy is about to name: [`Admitted::comes_from`] counts it then.
+    /// Lets a connection in. Who is behind it may not be known yet; [`Admitted::comes_from`] counts it for them.
     ///
     /// # Errors
     ///
     /// [`Full::Everywhere`].
-    pub fn admit_unknown(&self) -> Result<Admitted, Full> {
+    pub fn admit(&self) -> Result<Admitted, Full> {
         let most = self.0.settings.connections;
         let room = |open: usize| (open < most).then_some(open + 1);
         match self.0.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, room) {
             Ok(_) => Ok(Admitted { counts: self.0.clone(), block: None }),
             Err(_) => Err(Full::Everywhere),
         }
+    }
+
+    /// Whether `address` is a proxy of ours.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.0.is_proxy(address)
     }
 
     /// How many are open.
@@ -110,9 +104,7 @@ impl Admitted {
     ///
     /// [`Full::Address`]: it is to be closed.
     pub fn comes_from(&mut self, address: IpAddr) -> Result<(), Full> {
-        let address = address.to_canonical();
-        let exempt = self.counts.settings.exempt.iter().any(|net| net.contains(&address));
-        if self.block.is_some() || exempt {
+        if self.block.is_some() || self.counts.is_proxy(address) {
             return Ok(());
         }
         let block = Block::of(address);
@@ -146,6 +138,11 @@ impl Drop for Admitted {
 }
 
 impl Counts {
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.settings.proxies.iter().any(|net| net.contains(&address))
+    }
+
     fn shard(&self, block: Block) -> MutexGuard<'_, HashMap<Block, usize>> {
         let at = usize::try_from(self.hasher.hash_one(block) % SHARDS as u64).unwrap_or(0);
         // Nothing panics while it is held.
@@ -160,7 +157,13 @@ mod tests {
     use super::*;
 
     fn admission(connections: usize, per_address: usize) -> Result<Admission, ipnet::AddrParseError> {
-        Ok(Admission::new(Settings { connections, per_address, exempt: vec!["10.0.0.0/8".parse()?] }))
+        Ok(Admission::new(Settings { connections, per_address, proxies: vec!["10.0.0.0/8".parse()?] }))
+    }
+
+    fn from(admission: &Admission, address: IpAddr) -> Result<Admitted, Full> {
+        let mut admitted = admission.admit()?;
+        admitted.comes_from(address)?;
+        Ok(admitted)
     }
 
     fn addresses(admission: &Admission) -> usize {
@@ -177,13 +180,13 @@ mod tests {
     #[test]
     fn there_is_room_for_so_many_and_again_when_one_goes() -> Outcome {
         let admission = admission(2, 2)?;
-        let one = admission.admit(ip("192.0.2.1")?)?;
-        let other = admission.admit(ip("192.0.2.2")?)?;
-        assert_eq!(admission.admit(ip("192.0.2.3")?).err(), Some(Full::Everywhere));
+        let one = from(&admission, ip("192.0.2.1")?)?;
+        let other = from(&admission, ip("192.0.2.2")?)?;
+        assert_eq!(from(&admission, ip("192.0.2.3")?).err(), Some(Full::Everywhere));
         assert_eq!(admission.open(), 2);
         drop(one);
-        let next = admission.admit(ip("192.0.2.3")?)?;
-        assert_eq!(admission.admit_unknown().err(), Some(Full::Everywhere));
+        let next = from(&admission, ip("192.0.2.3")?)?;
+        assert_eq!(admission.admit().err(), Some(Full::Everywhere));
         drop((other, next));
         assert_eq!((admission.open(), addresses(&admission)), (0, 0));
         Ok(())
@@ -192,16 +195,17 @@ mod tests {
     #[test]
     fn an_address_has_its_share_and_takes_nobody_elses() -> Outcome {
         let admission = admission(100, 2)?;
-        let kept = [admission.admit(ip("192.0.2.1")?)?, admission.admit(ip("::ffff:192.0.2.1")?)?];
-        assert_eq!(admission.admit(ip("192.0.2.1")?).err(), Some(Full::Address));
-        let neighbour = admission.admit(ip("192.0.2.2")?)?;
+        let kept = [from(&admission, ip("192.0.2.1")?)?, from(&admission, ip("::ffff:192.0.2.1")?)?];
+        assert_eq!(from(&admission, ip("192.0.2.1")?).err(), Some(Full::Address));
+        let neighbour = from(&admission, ip("192.0.2.2")?)?;
         // Whoever has one address of IPv6 has all of its /64.
-        let house = [admission.admit(ip("2001:db8:1:2::1")?)?, admission.admit(ip("2001:db8:1:2:ffff::1")?)?];
-        assert_eq!(admission.admit(ip("2001:db8:1:2::3")?).err(), Some(Full::Address));
-        let next_door = admission.admit(ip("2001:db8:1:3::1")?)?;
+        let house =
+            [from(&admission, ip("2001:db8:1:2::1")?)?, from(&admission, ip("2001:db8:1:2:ffff::1")?)?];
+        assert_eq!(from(&admission, ip("2001:db8:1:2::3")?).err(), Some(Full::Address));
+        let next_door = from(&admission, ip("2001:db8:1:3::1")?)?;
         assert_eq!(admission.open(), 6);
         drop(kept);
-        let again = admission.admit(ip("192.0.2.1")?)?;
+        let again = from(&admission, ip("192.0.2.1")?)?;
         drop((neighbour, house, next_door, again));
         assert_eq!((admission.open(), addresses(&admission)), (0, 0));
         Ok(())
@@ -212,21 +216,21 @@ mod tests {
         let admission = admission(5, 1)?;
         let mut open = Vec::new();
         for _ in 0..4 {
-            open.push(admission.admit(ip("10.1.2.3")?)?);
+            open.push(from(&admission, ip("10.1.2.3")?)?);
         }
-        open.push(admission.admit(ip("::ffff:10.1.2.3")?)?);
+        open.push(from(&admission, ip("::ffff:10.1.2.3")?)?);
         assert_eq!(addresses(&admission), 0);
-        assert_eq!(admission.admit(ip("10.1.2.3")?).err(), Some(Full::Everywhere));
+        assert_eq!(from(&admission, ip("10.1.2.3")?).err(), Some(Full::Everywhere));
         Ok(())
     }
 
     #[test]
     fn a_connection_whose_address_comes_later_counts_for_it_once() -> Outcome {
         let admission = admission(10, 1)?;
-        let mut one = admission.admit_unknown()?;
+        let mut one = admission.admit()?;
         assert_eq!(one.comes_from(ip("192.0.2.1")?), Ok(()));
         assert_eq!(one.comes_from(ip("192.0.2.1")?), Ok(()));
-        let mut other = admission.admit_unknown()?;
+        let mut other = admission.admit()?;
         assert_eq!(other.comes_from(ip("192.0.2.1")?), Err(Full::Address));
         drop(other);
         assert_eq!((admission.open(), addresses(&admission)), (1, 1));
@@ -244,7 +248,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..2_000_u16 {
                         let address = IpAddr::from([192, 0, 2, (round % 5) as u8 + thread % 2]);
-                        let held = [admission.admit(address), admission.admit(address)];
+                        let held = [from(&admission, address), from(&admission, address)];
                         assert!(admission.open() <= 64);
                         drop(held);
                     }

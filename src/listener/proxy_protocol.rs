@@ -255,8 +255,11 @@ mod tests {
         Ok(Some(Addresses { source: source.parse()?, destination: destination.parse()? }))
     }
 
+    /// A header and what it says.
+    type Header = (Vec<u8>, Option<Addresses>);
+
     /// Every header below is whole.
-    fn whole() -> Result<Vec<(Vec<u8>, Option<Addresses>)>, Box<dyn Error>> {
+    fn whole() -> Result<Vec<Header>, Box<dyn Error>> {
         let v4 = addresses("192.0.2.7:51234", "198.51.100.1:443")?;
         let v6 = addresses("[2001:db8::7]:51234", "[2001:db8::1]:443")?;
         let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(LINE - 16));
