@@ -48,9 +48,6 @@ use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::{Decision, StatusClass};
 
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
-
 /// The proxy.
 pub struct Proxy {
     /// The configuration in force.
@@ -250,6 +247,11 @@ fn answered_with(session: &Session) -> Option<StatusCode> {
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -291,7 +293,7 @@ impl ProxyHttp for Proxy {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
         // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
         if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
         }
         if session.req_header().version < Version::HTTP_11 {
             // It knows no interim answers (RFC 9110 §15.2).
