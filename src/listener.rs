@@ -8,6 +8,7 @@
 //! TLS, a wait without end for the HTTP/2 preface on plain connections, and no way to end an open connection.
 
 mod connection;
+mod farewell;
 mod stream;
 
 use std::io;
