@@ -25,7 +25,8 @@ use tokio::sync::watch;
 
 use self::connection::{Connection, Options};
 pub use self::connection::{Conversation, Ends, here};
-use self::stream::{Client, Opening};
+pub use self::stream::Tls;
+use self::stream::{Client, Opened, Opening};
 
 /// One address to listen on.
 #[derive(Clone, Debug)]
@@ -178,9 +179,9 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     let limits = endpoint.options.limits;
     // Answers are written whole; waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let opening = Opening { client: peer, h2c: endpoint.listen.h2c, limits };
+    let opening = Opening { client: peer, h2c: endpoint.listen.h2c, tls: None, limits };
     let opened = tokio::time::timeout(limits.head_within, Client::open(stream, opening)).await;
-    let (client, wire) = match opened {
+    let Opened { client, wire, tls } = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(client = %peer.ip(), %error, "a connection ended before its first request");
@@ -191,7 +192,7 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
             return;
         }
     };
-    let ends = Ends { peer, client: peer, listen: endpoint.listen.clone() };
+    let ends = Ends { peer, client: peer, tls, listen: endpoint.listen.clone() };
     let connection = Connection::new(endpoint.app.clone(), ends, wire, endpoint.options.clone());
     Arc::new(connection).process_new(Box::new(client), &endpoint.shutdown).await;
 }

@@ -249,10 +249,9 @@ fn request_shape(session: &Session) -> crate::facts::Shape {
     shape(&header.method, &header.headers)
 }
 
-fn peer_of(session: &Session, context: &Context) -> Peer {
-    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    let address = context.conversation.ends.client.ip();
-    Peer { address, tls: if tls { Tls::Yes } else { Tls::No } }
+fn peer_of(context: &Context) -> Peer {
+    let ends = &context.conversation.ends;
+    Peer { address: ends.client.ip(), tls: if ends.tls.is_some() { Tls::Yes } else { Tls::No } }
 }
 
 #[async_trait]
@@ -284,7 +283,7 @@ impl ProxyHttp for Proxy {
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
-        let peer = peer_of(session, context);
+        let peer = peer_of(context);
         let now = self.clock.now();
         let head = match session.as_http1() {
             Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {

@@ -15,7 +15,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
-use super::stream::Wire;
+use super::stream::{Tls, Wire};
 use super::{H2c, Limits, Listen};
 use crate::open::Line;
 
@@ -26,6 +26,8 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// The client: the same, unless a proxy of ours said otherwise before the first request.
     pub client: SocketAddr,
+    /// What TLS says of it. None: it is not TLS.
+    pub tls: Option<Tls>,
     /// Where it came in.
     pub listen: Arc<Listen>,
 }
@@ -51,7 +53,7 @@ impl Conversation {
         let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         let listen = Arc::new(Listen { address: nowhere, h2c: H2c::Unknown });
         Arc::new(Conversation {
-            ends: Arc::new(Ends { peer: nowhere, client: nowhere, listen }),
+            ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
             line: Line::new(),
             wire: None,
             understood: AtomicBool::new(false),

@@ -18,14 +18,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::farewell::{Frames, Place, last_word};
 use super::{H2c, Limits};
@@ -122,13 +124,36 @@ impl Wire {
 pub(super) struct Opening {
     pub(super) client: SocketAddr,
     pub(super) h2c: H2c,
+    /// How TLS is spoken, where it is.
+    pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) limits: Limits,
+}
+
+/// A connection that is ready for its first request.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) wire: Arc<Wire>,
+    pub(super) tls: Option<Tls>,
+}
+
+/// What TLS, where it is spoken, says of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The host that the client asked for (SNI, RFC 6066 §3), as it wrote it. None: none.
+    pub server_name: Option<Box<str>>,
+}
+
+/// What the bytes go over.
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A client's connection.
 #[derive(Debug)]
 pub(super) struct Client {
-    io: BufWriter<TcpStream>,
+    io: BufWriter<Socket>,
     /// Read before it was known what it is.
     ahead: Bytes,
     wire: Arc<Wire>,
@@ -169,19 +194,30 @@ impl Client {
     /// # Errors
     ///
     /// When the client is gone.
-    pub(super) async fn open(mut stream: TcpStream, opening: Opening) -> io::Result<(Client, Arc<Wire>)> {
+    pub(super) async fn open(mut stream: TcpStream, opening: Opening) -> io::Result<Opened> {
         let socket = SocketDigest::from_raw_fd(stream.as_raw_fd());
         // Nothing can be in there yet.
         let _ = socket.peer_addr.set(Some(PeerAddress::Inet(opening.client)));
         let mut ahead = Bytes::new();
-        let mut protocol = None;
-        if opening.h2c == H2c::Spoken {
-            ahead = until_it_differs(&mut stream, PREFACE).await?;
-            protocol = (ahead == PREFACE).then_some(ALPN::H2);
-        }
+        let (socket_io, protocol, tls) = match opening.tls {
+            Some(config) => {
+                let stream = TlsAcceptor::from(config).accept(stream).await?;
+                let (_, session) = stream.get_ref();
+                let protocol = (session.alpn_protocol() == Some(b"h2")).then_some(ALPN::H2);
+                let tls = Tls { server_name: session.server_name().map(Box::from) };
+                (Socket::Tls(Box::new(stream)), protocol, Some(tls))
+            }
+            None => {
+                if opening.h2c == H2c::Spoken {
+                    ahead = until_it_differs(&mut stream, PREFACE).await?;
+                }
+                let protocol = (ahead == PREFACE).then_some(ALPN::H2);
+                (Socket::Plain(stream), protocol, None)
+            }
+        };
         let wire = Wire::new();
         let client = Client {
-            io: BufWriter::with_capacity(WRITE_BUFFER, stream),
+            io: BufWriter::with_capacity(WRITE_BUFFER, socket_io),
             ahead,
             wire: wire.clone(),
             limits: opening.limits,
@@ -193,7 +229,7 @@ impl Client {
             goodbye: Goodbye::Waiting,
             goodbye_by: None,
         };
-        Ok((client, wire))
+        Ok(Opened { client, wire, tls })
     }
 
     /// `count` bytes of a head have come.
@@ -228,7 +264,7 @@ impl Client {
     /// Says why, where the client can understand it: it speaks HTTP/1.1, it has begun a request, and it waits for
     /// no other answer. The bytes leave when Pingora shuts the connection down.
     fn give_up(&mut self, answer: &[u8], kind: io::ErrorKind, why: &'static str) -> io::Error {
-        if self.protocol.is_none() && self.head > 0 {
+        if self.protocol != Some(ALPN::H2) && self.head > 0 {
             let mut nobody = Context::from_waker(std::task::Waker::noop());
             let _ = Pin::new(&mut self.io).poll_write(&mut nobody, answer);
         }
@@ -332,6 +368,57 @@ async fn until_it_differs(stream: &mut TcpStream, words: &[u8]) -> io::Result<By
     Ok(read.freeze())
 }
 
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Socket::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
 impl AsyncRead for Client {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -408,15 +495,15 @@ impl Shutdown for Client {
 
 impl UniqueID for Client {
     fn id(&self) -> UniqueIDType {
-        self.io.get_ref().as_raw_fd()
+        match self.io.get_ref() {
+            Socket::Plain(stream) => stream.as_raw_fd(),
+            Socket::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
     }
 }
 
+/// Whether it is TLS the proxy learns from [`super::Ends`]; Pingora need not know.
 impl Ssl for Client {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        None
-    }
-
     fn selected_alpn_proto(&self) -> Option<ALPN> {
         self.protocol.clone()
     }
@@ -467,8 +554,8 @@ mod tests {
         let mut visitor = TcpStream::connect(listener.local_addr()?).await?;
         let (stream, client) = listener.accept().await?;
         visitor.write_all(first).await?;
-        let (client, wire) = Client::open(stream, Opening { client, h2c, limits: LIMITS }).await?;
-        Ok((visitor, client, wire))
+        let opened = Client::open(stream, Opening { client, h2c, tls: None, limits: LIMITS }).await?;
+        Ok((visitor, opened.client, opened.wire))
     }
 
     #[tokio::test]
