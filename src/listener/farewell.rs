@@ -187,13 +187,11 @@ const CLOSE: u8 = 0x8;
 /// The frame that says why it is over: 1008 (policy violation), or 1013 (try again later) where nobody can say
 /// (RFC 6455 §7.4, and the registry that it founded).
 pub(super) fn last_word(ending: Ending) -> Vec<u8> {
-    let (code, reason): (u16, &str) = match ending {
-        Ending::SignedOut => (1008, "signed out"),
-        Ending::Revoked => (1008, "the session was ended"),
-        Ending::Expired => (1008, "the session has expired"),
-        Ending::NotAllowed => (1008, "access to this app was withdrawn"),
-        Ending::CannotTell => (1013, "team memberships cannot be checked right now; try again later"),
+    let code: u16 = match ending {
+        Ending::SignedOut | Ending::Revoked | Ending::Expired | Ending::NotAllowed => 1008,
+        Ending::CannotTell => 1013,
     };
+    let reason = ending.sentence();
     // A frame of control carries at most 125 bytes, and its length is one of them.
     let mut frame = vec![0x80 | CLOSE, reason.len() as u8 + 2];
     frame.extend_from_slice(&code.to_be_bytes());

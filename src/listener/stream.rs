@@ -277,6 +277,7 @@ impl Client {
     /// then, for whoever reads or writes.
     fn leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let over = || io::Error::new(io::ErrorKind::ConnectionAborted, "access was lost");
+        let _ = self.is_watched();
         let Some(frames) = &self.frames else { return Poll::Ready(over()) };
         let deadline = self.goodbye_by.get_or_insert_with(|| Box::pin(sleep(GOODBYE_WITHIN)));
         if deadline.as_mut().poll(cx).is_ready() {

@@ -93,7 +93,7 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CookieFault Decision Ending Endpoint Freshness LogStream
+    AssertionSource CallOutcome CookieFault Decision Ending Endpoint Freshness LogStream OpenKind
     RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
 }
 
@@ -344,6 +344,20 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
+    }
+}
+
+label! {
+    /// What a request that stays open is.
+    OpenKind is "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// A stream of events (`text/event-stream`).
+        Events = "events",
+        /// A gRPC call.
+        Grpc = "grpc",
+        /// Anything else that takes long: a poll, a download, an upload.
+        Stream = "stream",
     }
 }
 
