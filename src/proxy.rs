@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod balance;
 pub mod context;
+mod exchange;
 pub mod facts;
 mod failure;
 mod health;
@@ -17,6 +18,8 @@ mod peer;
 mod reach;
 mod resolver;
 mod response;
+mod revocable;
+mod streams;
 mod tunnel;
 pub mod upstream;
 
@@ -28,43 +31,38 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
-use self::attempt::{Again, Attempts, Body, Broken, How, Method};
-use self::balance::{NoneLeft, Pools};
+use self::attempt::{Attempts, ServerError};
+use self::balance::Pools;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::patience::{Awaited, Patience, Rang, Watch};
-use self::reach::Hold;
-use self::response::{keep_private, strip_hop_by_hop};
+use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::revocable::revocable;
 use self::upstream::dress;
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
+use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
-use crate::route::upstream::app::{Balance, HostHeader, Version};
-use crate::route::upstream::balance::Key;
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass, UpstreamFault};
-
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
+use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
 
 /// The proxy.
 pub struct Proxy {
@@ -84,6 +82,8 @@ pub struct Proxy {
     pub pools: Pools,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What is decided on again while it is under way.
+    pub open: Open,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -142,6 +142,8 @@ impl Proxy {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
     }
@@ -187,14 +189,6 @@ impl Proxy {
 }
 
 impl Proxy {
-    /// Counts what went wrong with an upstream.
-    fn upstream_failed(&self, context: &mut Context, kind: UpstreamFault) {
-        context.upstream_error = Some(kind);
-        if let Some(endpoint) = context.attempts.endpoint() {
-            endpoint.metrics.failed(kind);
-        }
-    }
-
     /// Metrics and the access line of a request that is over.
     fn account_for(&self, session: &Session, context: &Context, status: u16, total: Duration) {
         let gate = context.gate.unwrap_or(total);
@@ -219,7 +213,7 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => None,
+            _ => context.conversation.line.ending().map(Ending::sentence),
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -262,41 +256,21 @@ fn grounds(admitted: &Admitted) -> String {
     }
 }
 
-/// By what a request finds its upstream, where the app keeps visitors apart.
-fn key(balance: Balance, admitted: &Admitted) -> Option<Key> {
-    match balance {
-        Balance::RoundRobin | Balance::LeastConnections => None,
-        Balance::Account if let Some(who) = admitted.pass.who() => {
-            Some(Key::of_account(who.session.account.id()))
-        }
-        Balance::Account | Balance::ClientAddress => Some(Key::of_address(admitted.reading.arrival.client)),
-    }
+/// An answer that is none: the app's fault.
+fn nonsense(what: Nonsense) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
 }
 
-/// No upstream can be had.
-fn nowhere(none: NoneLeft, context: &mut Context) -> Box<Error> {
-    let (fault, kind, why) = match none {
-        NoneLeft::Full => (UpstreamFault::Full, ErrorType::HTTPStatus(503), "every upstream is full"),
-        NoneLeft::Nowhere => {
-            (UpstreamFault::Dns, ErrorType::ConnectError, "the upstream's name has no address")
-        }
-        NoneLeft::Tried => (UpstreamFault::Other, ErrorType::ConnectError, "every upstream was tried"),
-    };
-    context.upstream_error = Some(fault);
-    Error::explain(kind, why).into_up()
+/// What was answered, but for interim answers: after those the one that counts is still to come.
+fn answered_with(session: &Session) -> Option<StatusCode> {
+    let status = session.response_written()?.status;
+    (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
-/// How many bytes a header takes on the wire, about.
-fn size_of(response: &ResponseHeader) -> usize {
-    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
 }
-
-/// The most that the header of an answer may take. Clients give up at less; this is so that no app makes the
-/// gateway carry a megabyte for each answer.
-const MOST_OF_A_HEAD: usize = 64 * 1024;
-
-/// When it is worth asking again for an app that is full.
-const BUSY: Duration = Duration::from_secs(1);
 
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
@@ -308,10 +282,9 @@ fn request_shape(session: &Session) -> crate::facts::Shape {
     shape(&header.method, &header.headers)
 }
 
-fn peer_of(session: &Session, context: &Context) -> Peer {
-    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    let address = context.conversation.ends.client.ip();
-    Peer { address, tls: if tls { Tls::Yes } else { Tls::No } }
+fn peer_of(context: &Context) -> Peer {
+    let ends = &context.conversation.ends;
+    Peer { address: ends.client.ip(), tls: if ends.tls.is_some() { Tls::Yes } else { Tls::No } }
 }
 
 #[async_trait]
@@ -327,6 +300,8 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            interim: 0,
+            open: None,
             attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -340,11 +315,15 @@ impl ProxyHttp for Proxy {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
         // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
         if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
+        }
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no interim answers (RFC 9110 §15.2).
+            session.set_ignore_info_resp(true);
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
-        let peer = peer_of(session, context);
+        let peer = peer_of(context);
         let now = self.clock.now();
         let head = match session.as_http1() {
             Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
@@ -385,19 +364,15 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
         let Destination::App(app) = &admitted.pass.route().destination;
-        let awaited = Awaited::by(&session.req_header().headers);
-        let key = key(app.balance, admitted);
-        let endpoint = match context.attempts.next(&self.pools, app, key).await {
-            Ok(endpoint) => endpoint,
-            Err(none) => return Err(nowhere(none, context)),
-        };
-        if awaited == Awaited::Tunnel && endpoint.target.version == Version::H2 {
-            context.upstream_error = Some(UpstreamFault::WebSocketOverHttp2);
-            let why =
-                "a WebSocket cannot be forwarded in HTTP/2; give this path a route with `http_version: h1`";
-            return Err(Error::explain(ErrorType::ConnectError, why).into_up());
+        let key = exchange::key(app.balance, admitted);
+        let endpoint = context.attempts.next(&self.pools, app, key).await;
+        match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err((fault, error)) => {
+                context.upstream_error = Some(fault);
+                Err(error)
+            }
         }
-        Ok(Box::new(endpoint.template.peer(&app.timeouts, awaited)))
     }
 
     async fn connected_to_upstream(
@@ -410,30 +385,8 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Some(app) = admitted.pass.route().destination.app() else { return Ok(()) };
-        let awaited = Awaited::by(&session.req_header().headers);
-        let patience = Patience::of(&app.timeouts, awaited);
-        if patience.is_watched() {
-            let hold = digest.and_then(Hold::of).ok_or_else(|| {
-                Error::explain(ErrorType::InternalError, "a connection that nobody has a hold on")
-            })?;
-            let end_by = context.attempts.end_by(&patience);
-            context.attempts.watch(Watch::over(hold, patience.header, end_by));
-        }
-        Ok(())
-    }
-
-    async fn request_body_filter(
-        &self,
-        _: &mut Session,
-        _: &mut Option<Bytes>,
-        end: bool,
-        context: &mut Context,
-    ) -> Result<()> {
-        if end {
-            context.attempts.asked();
-        }
-        Ok(())
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
     }
 
     fn fail_to_connect(
@@ -441,11 +394,9 @@ impl ProxyHttp for Proxy {
         _: &mut Session,
         _: &HttpPeer,
         context: &mut Context,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        self.upstream_failed(context, kind_of(&error, false));
-        error.set_retry(context.attempts.not_connected() != Again::No);
-        error
+        exchange::not_connected(context, error)
     }
 
     /// Pingora's own rule would repeat a request only on an old connection, and to the same app.
@@ -453,72 +404,47 @@ impl ProxyHttp for Proxy {
         &self,
         _: &HttpPeer,
         session: &mut Session,
-        mut error: Box<Error>,
+        error: Box<Error>,
         context: &mut Context,
         reused: bool,
     ) -> Box<Error> {
-        let rang = context.attempts.rang();
-        if let Some(rang) = rang {
-            // It is we who ended the connection.
-            error = Error::explain(ErrorType::ReadTimedout, "the app was given no more time").into_up();
-            context.upstream_error = Some(match rang {
-                Rang::Header => UpstreamFault::HeaderTimeout,
-                Rang::Total => UpstreamFault::TotalTimeout,
-            });
-        }
-        if error.esource() != &ErrorSource::Upstream {
-            error.set_retry(false);
-            return error;
-        }
-        let answered = context.attempts.is_answered();
-        let kind = match rang {
-            Some(Rang::Total) => UpstreamFault::TotalTimeout,
-            _ => kind_of(&error, answered),
-        };
-        self.upstream_failed(context, kind);
-        if answered || session.response_written().is_some() {
-            error.set_retry(false);
-            return error;
-        }
-        let how = match error.retry {
-            _ if matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout) => How::TooLate,
-            RetryType::Decided(true) => How::Unprocessed,
-            RetryType::ReusedOnly if reused => How::OldConnection,
-            RetryType::ReusedOnly | RetryType::Decided(false) => How::Failed,
-        };
-        let broken = Broken {
-            method: if session.req_header().method.is_idempotent() {
-                Method::Idempotent
-            } else {
-                Method::Other
-            },
-            body: if session.as_ref().retry_buffer_truncated() { Body::Gone } else { Body::Kept },
-            how,
-        };
-        error.set_retry(context.attempts.broke(broken) != Again::No);
-        error
+        exchange::broken(session, context, error, reused)
     }
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
+        if context.open.is_some() {
+            // Only now: Pingora has settled what this stream may do by what it was before.
+            revocable(session.as_mut(), &context.conversation.line);
+        }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
-        let app = admitted.pass.route().destination.app();
-        match (app.map(|app| &app.host_header), context.attempts.endpoint()) {
-            (Some(HostHeader::Fixed(host)), _) => request.insert_header(HOST, host.clone()),
-            (Some(HostHeader::Upstreams), Some(endpoint)) => {
-                request.insert_header(HOST, endpoint.target.upstream.authority())
-            }
-            _ => Ok(()),
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::say_host(request, &app.host_header, &context.attempts)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let (Some(_), Some(open)) = (body, &context.open) {
+            open.heard();
         }
+        if end {
+            context.attempts.asked();
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -529,26 +455,37 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked =
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
-            unasked.as_up();
-            return Err(unasked);
+            return Err(nonsense(Nonsense::Protocol));
         }
-        if size_of(response) > MOST_OF_A_HEAD {
-            let why = format!("the header of the answer is larger than {} KiB", MOST_OF_A_HEAD / 1024);
-            return Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up());
+        let client = session.req_header().version;
+        settle_framing(response, client).map_err(nonsense)?;
+        if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is that of the connection; Pingora would find out after it has promised to keep it.
+            session.set_keepalive(None);
+        }
+        if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
+            open.becomes(kind);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            context.conversation.becomes_tunnel();
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status.is_informational() {
+            context.interim += 1;
+            if context.interim > MAX_INTERIM {
+                return Err(nonsense(Nonsense::Interim));
+            }
+            match response.status {
+                StatusCode::SWITCHING_PROTOCOLS => context.attempts.answered(ServerError::No),
+                _ => strip_hop_by_hop(response),
+            }
             return Ok(());
         }
-        context.attempts.answered(response.status.is_server_error());
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
-        }
+        let server_error = response.status.is_server_error();
+        context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
@@ -566,23 +503,26 @@ impl ProxyHttp for Proxy {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        if let (Some(ending), Some(arrival)) = (context.conversation.line.ending(), context.stage.arrival()) {
+            streams::say_goodbye(session, &pages::common(&context.snapshot, arrival), ending).await;
+            return FailToProxy { error_code: 403, can_reuse_downstream: false };
+        }
         let gone = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
-        if gone || session.response_written().is_some() {
+        if gone || answered_with(session).is_some() {
+            if error.esource() == &ErrorSource::Upstream {
+                exchange::cut_short(context, error);
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         let kind = kind_of(error, context.attempts.is_answered());
         let kind = context.upstream_error.get_or_insert(kind).as_str();
         let arrival = context.stage.arrival().cloned();
         let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
-        let upstream = match (context.attempts.endpoint(), &route) {
-            (Some(endpoint), _) => Some(endpoint.label.to_string()),
-            (None, Ok(route)) => route.destination.app().map(ToString::to_string),
-            (None, Err(_)) => None,
-        };
+        let upstream = exchange::upstream_of(context);
         let page = match (&arrival, &route) {
             (Some(arrival), Ok(route)) => {
                 tracing::warn!(
@@ -597,7 +537,7 @@ impl ProxyHttp for Proxy {
                 let (again, shape) = (arrival.link(), request_shape(session));
                 match status {
                     502 => render::app_down(&common, &route.name, &again, shape),
-                    503 => render::app_busy(&common, &route.name, &again, BUSY, shape),
+                    503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
                     504 => render::app_slow(&common, &route.name, &again, shape),
                     400 => render::bad_request(&common, "The request could not be read to its end.", shape),
                     _ => render::internal(&common, shape),
@@ -615,7 +555,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
         self.account_for(session, context, status, total);
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::balance::{Endpoint, NoneLeft, Pool, Pools, Taken};
 use super::patience::{Patience, Rang, Watch};
-use crate::route::upstream::app::App;
+use crate::route::upstream::app::{App, ServerErrors};
 use crate::route::upstream::balance::Key;
 
 /// How many other upstreams are tried when one takes no connection: nothing was sent, so nothing is repeated.
@@ -34,6 +34,13 @@ enum Header {
     #[default]
     Awaited,
     Here,
+}
+
+/// Whether an answer is one of 500 to 599.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ServerError {
+    Yes,
+    No,
 }
 
 /// What went wrong, as far as it matters for another attempt.
@@ -147,7 +154,7 @@ impl Attempts {
     }
 
     /// The header of the answer has come, with what its status means for the upstream.
-    pub(super) fn answered(&mut self, server_error: bool) {
+    pub(super) fn answered(&mut self, server_error: ServerError) {
         if self.header == Header::Here {
             return;
         }
@@ -156,10 +163,9 @@ impl Attempts {
             watch.answered();
         }
         let (Some(pool), Some(taken)) = (&self.pool, &self.current) else { return };
-        let counts = taken.endpoint().target.ejection.is_some_and(|ejection| {
-            ejection.server_errors == crate::route::upstream::app::ServerErrors::Count
-        });
-        if server_error && counts {
+        let ejection = taken.endpoint().target.ejection;
+        let counts = ejection.is_some_and(|ejection| ejection.server_errors == ServerErrors::Count);
+        if server_error == ServerError::Yes && counts {
             taken.endpoint().failed(pool);
         } else {
             taken.endpoint().answered();
