@@ -114,7 +114,7 @@ impl App {
         // The first draw of a process may take 0.1 s; no visitor should wait for it.
         let _: [u8; 32] = entropy.bytes();
         let telemetry = Telemetry::start(&assemble::log_settings(&compiled.log))?;
-        for address in &compiled.listen {
+        for address in compiled.listen.iter().map(|listen| &listen.address) {
             bind(*address, "listen.address")?;
         }
         let admin = bind(compiled.admin.address, "admin.address")?;
@@ -195,7 +195,7 @@ impl App {
         });
         let thread = thread.map_err(Error::Runtime)?;
         self.runtime.block_on(async {
-            for address in &self.compiled.listen {
+            for address in self.compiled.listen.iter().map(|listen| &listen.address) {
                 while tokio::net::TcpStream::connect(reachable(*address)).await.is_err() {
                     if thread.is_finished() {
                         return Err(Error::Down);
@@ -264,7 +264,7 @@ impl App {
             under_way: self.under_way.clone(),
         };
         let mut service = http_proxy_service_with_name(&server.configuration, proxy, "teamgate");
-        for address in &self.compiled.listen {
+        for address in self.compiled.listen.iter().map(|listen| &listen.address) {
             // Pingora's own 64 KiB for reading would be most of what an idle connection takes.
             let buffers = L4BufferSettings::new(8 * 1024, 1460);
             service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));

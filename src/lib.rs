@@ -54,6 +54,7 @@ pub mod snapshot;
 
 // ── edges: HTTP in and out
 pub mod admin;
+pub mod listener;
 pub mod pages;
 pub mod proxy;
 

@@ -1,7 +1,7 @@
 //! The document as the modules want it: nothing left to parse, nothing that can be wrong.
 //!
 //! Owns: [`compile`], [`Compiled`], and what several values together must fulfil. `compile/` has the parts:
-//! `hosts` (addresses, the gateway's own URL, the cookie), `routes` (who may go where), `strip` (header
+//! `listen` (listeners and their certificates), `hosts` (the gateway's own URL, the cookie), `routes` (who may go where), `strip` (header
 //! names), `secret_text` (secrets in files).
 //! Must not know: sockets, threads; it starts nothing.
 //!
@@ -9,6 +9,7 @@
 //! two values asks first whether both are sound.
 
 mod hosts;
+pub mod listen;
 mod routes;
 pub mod secret_text;
 pub mod strip;
@@ -27,7 +28,9 @@ use super::document::{Document, LogFormat, LogLevel, SameSite, UserClaim};
 use super::places::Places;
 use super::problem::{Place, Problem, Problems};
 use super::value::show_duration;
+use crate::clock::Timestamp;
 use crate::keys::signing::Algorithm;
+use crate::listener::certificates::{Certificate, ClientCa, Fault, Named, Pair, Unsound};
 use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
@@ -35,13 +38,14 @@ use crate::secret::Secret;
 use crate::snapshot::UpstreamTimeouts;
 use crate::{bitbucket, session};
 
+use listen::Listen;
 use secret_text::SecretText;
 
 /// A configuration that can be run.
 #[derive(Debug)]
 pub struct Compiled {
     /// Where to listen for browsers; at least one address, each once.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// The operators' listener.
     pub admin: Admin,
     /// The gateway's own origin, path `/`. https, or http on loopback.
@@ -153,8 +157,14 @@ pub struct Log {
 pub struct Surroundings<'a> {
     /// The folder that relative paths begin at.
     pub folder: &'a Path,
+    /// The present moment: certificates expire.
+    pub now: Timestamp,
     /// Reads a secret from a file.
     pub read_secret: &'a dyn Fn(&Path) -> Result<SecretText, secret_text::Error>,
+    /// Reads a certificate and its key.
+    pub read_certificate: &'a dyn Fn(&Pair, Timestamp) -> Result<Certificate, Unsound>,
+    /// Reads CAs of client certificates.
+    pub read_client_ca: &'a dyn Fn(&Named, Timestamp) -> Result<ClientCa, Fault>,
 }
 
 /// What came of it. Without problems there is a configuration.
@@ -190,8 +200,9 @@ pub fn compile(file: &str, draft: Draft, around: &Surroundings<'_>) -> Outcome {
 
 /// Runs every part, whatever the others say, and only then puts them together.
 fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled> {
-    let listen = hosts::listen(&document, findings);
-    let admin = hosts::admin(&document, findings, &listen);
+    let listen = listen::listen(&document, findings);
+    let addresses: Vec<SocketAddr> = listen.iter().map(|listen| listen.address).collect();
+    let admin = hosts::admin(&document, findings, &addresses);
     let external_url = hosts::external_url(&document, findings);
     let redirect_uri = hosts::redirect_uri(&document, findings, external_url.as_ref());
     let cookie = hosts::cookie(&document, findings, external_url.as_ref());
@@ -204,7 +215,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let assertion = assertion(&document, findings);
     let strip = strip::effective(&document.strip_headers, findings);
     let ours = routes::Gateway {
-        listen: &listen,
+        listen: &addresses,
         admin: document.admin.address.0,
         external_url: external_url.as_ref(),
         cookie: &cookie,

@@ -93,7 +93,7 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CookieFault Decision Endpoint Freshness LogStream
+    AssertionSource CallOutcome CertificateReload CookieFault Decision Endpoint Freshness LogStream
     RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
 }
 
@@ -116,6 +116,8 @@ label! {
         BadRequest = "bad_request",
         /// One of the gateway's own pages.
         Own = "own",
+        /// Sent to https by a listener that does nothing else.
+        Redirect = "redirect",
         /// Something of ours failed.
         Error = "error",
     }
@@ -332,6 +334,16 @@ label! {
         SlugPins = "slug_pins",
         /// Remove what has expired.
         Sweep = "sweep",
+    }
+}
+
+label! {
+    /// What came of a certificate file that changed.
+    CertificateReload is "outcome" {
+        /// What it holds is used.
+        Loaded = "loaded",
+        /// It is of no use; what was read before is used on.
+        Refused = "refused",
     }
 }
 
