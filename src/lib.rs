@@ -32,6 +32,7 @@ pub mod membership;
 pub mod policy;
 pub mod route;
 pub mod session;
+pub mod throttle;
 
 // ── gateways: each hides one outside thing
 pub mod telemetry;
@@ -48,14 +49,17 @@ pub mod live;
 
 pub mod gate;
 pub mod login;
+pub mod open;
 
 // ── one configuration, compiled
 pub mod snapshot;
 
 // ── edges: HTTP in and out
 pub mod admin;
-pub mod listener;
 pub mod pages;
+
+pub mod listener;
+
 pub mod proxy;
 
 // ── assembly

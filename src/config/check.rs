@@ -15,7 +15,7 @@ use super::node::{Entry, Kind, Node, Scalar};
 use super::places::Places;
 use super::problem::{Place, Problem};
 use super::schema::{choices, properties, resolve, schema};
-use super::value::{Span, judge};
+use super::value::{judge, magnitude};
 use super::{refused, words};
 
 /// The file as far as it is sound, and where everything stood.
@@ -106,11 +106,13 @@ impl Checker<'_> {
         }
         for name in resolve(rule)["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !seen.contains_key(name) && !meant.contains(&name) {
-                let message = match known[name]["examples"][0].as_str() {
-                    Some(example) => {
+                let message = match &known[name]["examples"][0] {
+                    Value::String(example) => {
                         format!("`{name}` is missing; add `{name}: {}`", words::quoted_if_needed(example))
                     }
-                    None => format!("`{name}` is missing; add it as in config/example.yaml"),
+                    // JSON is YAML.
+                    example @ Value::Array(_) => format!("`{name}` is missing; add `{name}: {example}`"),
+                    _ => format!("`{name}` is missing; add it as in config/example.yaml"),
                 };
                 let place = self.places.of_key(path);
                 self.problems.push(Problem::new(place, path, message));
@@ -179,20 +181,27 @@ impl Checker<'_> {
             return boolean(scalar).ok_or_else(|| mismatch(rule, &Kind::Scalar(scalar.clone())));
         }
         let form = rule["x-form"].as_str().unwrap_or("text");
-        if let Some(trap) = trap(scalar, form, rule) {
+        let is_count = rule["type"] == "integer";
+        if is_count && (is_null(scalar) || (scalar.quoted && scalar.variables.is_empty())) {
+            return Err(mismatch(rule, &Kind::Scalar(scalar.clone())));
+        }
+        if let (false, Some(trap)) = (is_count, trap(scalar, form, rule)) {
             return Err(trap);
         }
         judge(form, text).map_err(|fault| format!("{} {fault}", subject(scalar, rule)))?;
-        let span = |text: &str| serde_json::from_value::<Span>(text.into()).ok().map(|span| span.0);
+        let (short, long) = if form == "duration" { ("short", "long") } else { ("small", "large") };
         if let (Some(low), Some(high)) = (rule["x-min"].as_str(), rule["x-max"].as_str()) {
-            if span(text) < span(low) {
-                return Err(format!("{} is too short; at least {low}", subject(scalar, rule)));
+            if magnitude(form, text) < magnitude(form, low) {
+                return Err(format!("{} is too {short}; at least {low}", subject(scalar, rule)));
             }
-            if span(text) > span(high) {
-                return Err(format!("{} is too long; at most {high}", subject(scalar, rule)));
+            if magnitude(form, text) > magnitude(form, high) {
+                return Err(format!("{} is too {long}; at most {high}", subject(scalar, rule)));
             }
         }
-        Ok(text.into())
+        match text.parse::<u64>() {
+            Ok(count) if is_count => Ok(count.into()),
+            _ => Ok(text.into()),
+        }
     }
 
     fn unknown(&mut self, entry: &Entry, path: &str, known: &Map<String, Value>) {

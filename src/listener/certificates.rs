@@ -179,6 +179,11 @@ impl Certificate {
         let of = |part| move |fault| Unsound { part, fault };
         let cert = read(&pair.cert.path).map_err(of(Part::Cert))?;
         let key = read(&pair.key.path).map_err(of(Part::Key))?;
+        Certificate::of(&cert, &key, now)
+    }
+
+    fn of(cert: &Contents, key: &Contents, now: Timestamp) -> Result<Certificate, Unsound> {
+        let of = |part| move |fault| Unsound { part, fault };
         if key.mode & 0o022 != 0 {
             return Err(Unsound { part: Part::Key, fault: Fault::Writable(key.mode) });
         }
@@ -382,7 +387,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
 
 fn parsed<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, Fault> {
     match x509_parser::parse_x509_certificate(certificate) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         _ => Err(Fault::BadCertificate),
     }
 }
@@ -427,4 +432,285 @@ fn sha256(parts: &[&[u8]]) -> Sha256 {
     }
     hash.copy_from_slice(context.finish().as_ref());
     hash
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::error::Error;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+        PKCS_ED25519, PKCS_RSA_SHA256, SignatureAlgorithm,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+
+    pub(crate) type Tested<T = ()> = Result<T, Box<dyn Error>>;
+
+    /// A moment within the life of every certificate made here.
+    pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
+
+    /// From 2001 to 2033, unless a test says otherwise.
+    const LIFE: (i64, i64) = (1_000_000_000, 2_000_000_000);
+
+    /// A certificate in PEM, and its key.
+    pub(crate) struct Made {
+        pub(crate) cert: String,
+        pub(crate) key: String,
+    }
+
+    pub(crate) fn params(names: &[&str], life: (i64, i64)) -> Tested<CertificateParams> {
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(life.0)?;
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(life.1)?;
+        Ok(params)
+    }
+
+    pub(crate) fn made_with(params: &CertificateParams, kind: &'static SignatureAlgorithm) -> Tested<Made> {
+        let key = KeyPair::generate_for(kind)?;
+        Ok(Made { cert: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
+    }
+
+    /// One that signed itself, for `names`.
+    pub(crate) fn made(names: &[&str]) -> Tested<Made> {
+        made_with(&params(names, LIFE)?, &rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// The same with an RSA key.
+    pub(crate) fn made_with_rsa(names: &[&str]) -> Tested<Made> {
+        made_with(&params(names, LIFE)?, &PKCS_RSA_SHA256)
+    }
+
+    /// An authority.
+    pub(crate) fn authority(name: &str, life: (i64, i64)) -> Tested<CertifiedIssuer<'static, KeyPair>> {
+        let mut params = params(&[], life)?;
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
+    }
+
+    /// A certificate that lets a client in where `authority` is asked.
+    pub(crate) fn client(authority: &CertifiedIssuer<'static, KeyPair>) -> Tested<Made> {
+        let mut params = params(&["client"], LIFE)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate()?;
+        Ok(Made { cert: params.signed_by(&key, authority)?.pem(), key: key.serialize_pem() })
+    }
+
+    impl Certificate {
+        /// For tests of other modules: a sound one for `names`.
+        pub(crate) fn for_tests(names: &[&str]) -> Tested<Certificate> {
+            made(names)?.read()
+        }
+    }
+
+    impl ClientCa {
+        /// For tests of other modules: asks for nothing.
+        pub(crate) fn for_tests() -> ClientCa {
+            ClientCa { verifier: Arc::new(rustls::server::NoClientAuth), contents: [0; 32] }
+        }
+    }
+
+    impl Made {
+        pub(crate) fn read(&self) -> Tested<Certificate> {
+            let contents = |text: &str| Contents { bytes: Zeroizing::new(text.into()), mode: 0o600 };
+            Certificate::of(&contents(&self.cert), &contents(&self.key), NOW)
+                .map_err(|unsound| unsound.fault.into())
+        }
+    }
+
+    /// Files in a folder of their own.
+    pub(crate) struct Files {
+        pub(crate) folder: TempDir,
+    }
+
+    impl Files {
+        pub(crate) fn new() -> Tested<Files> {
+            Ok(Files { folder: tempfile::tempdir()? })
+        }
+
+        pub(crate) fn write(&self, name: &str, text: &str) -> Tested<Named> {
+            let named = self.named(name);
+            std::fs::write(&named.path, text)?;
+            self.mode(name, 0o600)?;
+            Ok(named)
+        }
+
+        pub(crate) fn mode(&self, name: &str, mode: u32) -> Tested {
+            Ok(std::fs::set_permissions(self.named(name).path, std::fs::Permissions::from_mode(mode))?)
+        }
+
+        pub(crate) fn named(&self, name: &str) -> Named {
+            Named { written: name.into(), path: self.folder.path().join(name) }
+        }
+
+        pub(crate) fn pair(&self, made: &Made) -> Tested<Pair> {
+            Ok(Pair { cert: self.write("tls.crt", &made.cert)?, key: self.write("tls.key", &made.key)? })
+        }
+    }
+
+    #[test]
+    fn a_pair_that_belongs_together_is_read() -> Tested {
+        let files = Files::new()?;
+        let names = ["Wiki.Example.com", "*.apps.example.com", "10.0.0.5", "::1", "w*.example.com", "*"];
+        for made in [made(&names)?, made_with_rsa(&names)?, made_with(&params(&names, LIFE)?, &PKCS_ED25519)?]
+        {
+            let found = Certificate::read(&files.pair(&made)?, NOW).map_err(|unsound| unsound.fault)?;
+            assert_eq!(found.names.to_string(), "wiki.example.com, *.apps.example.com, 10.0.0.5, ::1");
+            assert_eq!(
+                (found.begins_at.unix_seconds(), found.ends_at.unix_seconds()),
+                (1_000_000_000, 2_000_000_000)
+            );
+            assert_eq!(found.exposed, None);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_file_may_hold_both() -> Tested {
+        let (files, made) = (Files::new()?, made(&["a.example"])?);
+        for text in
+            [format!("{}{}", made.cert, made.key), format!("words\n{}\nmore\n{}", made.key, made.cert)]
+        {
+            let both = files.write("both.pem", &text)?;
+            Certificate::read(&Pair { cert: both.clone(), key: both }, NOW)
+                .map_err(|unsound| unsound.fault)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_covers_its_names_and_one_label_below_a_wildcard() -> Tested {
+        let names = made(&["wiki.example.com", "*.apps.example.com", "10.0.0.5", "::1"])?.read()?.names;
+        for (host, covered) in [
+            ("wiki.example.com", true),
+            ("example.com", false),
+            ("a.wiki.example.com", false),
+            ("a.apps.example.com", true),
+            ("apps.example.com", false),
+            ("a.b.apps.example.com", false),
+            (".apps.example.com", true),
+            ("10.0.0.5", true),
+            ("10.0.0.6", false),
+            ("[::1]", true),
+            ("[::2]", false),
+            ("", false),
+        ] {
+            assert_eq!(names.cover(host), covered, "{host}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pair_is_said_of_the_right_file() -> Tested {
+        let sound = made(&["a.example"])?;
+        let other = made(&["a.example"])?;
+        let old = made_with(&params(&["a.example"], (1_000_000_000, 1_700_000_000))?, &PKCS_ED25519)?;
+        let new = made_with(&params(&["a.example"], (1_900_000_000, 2_000_000_000))?, &PKCS_ED25519)?;
+        let nameless = made(&[])?;
+        let mut of_a_client = params(&["a.example"], LIFE)?;
+        of_a_client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let of_a_client = made_with(&of_a_client, &PKCS_ED25519)?;
+        let half = &sound.cert[..sound.cert.len() / 2];
+        let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let encrypted = sound.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let sealed = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        let odd = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let rows: &[(&str, &str, Part, Fault)] = &[
+            (&sound.cert, &other.key, Part::Key, Fault::Mismatch),
+            (&sound.key, &sound.key, Part::Cert, Fault::OnlyAKey),
+            ("", &sound.key, Part::Cert, Fault::NoCertificate),
+            ("no PEM at all", &sound.key, Part::Cert, Fault::NoCertificate),
+            (half, &sound.key, Part::Cert, Fault::BadPem),
+            (garbled, &sound.key, Part::Cert, Fault::BadCertificate),
+            (&sound.cert, "", Part::Key, Fault::NoKey),
+            (&sound.cert, &sound.cert, Part::Key, Fault::NoKey),
+            (&sound.cert, &sound.key[..60], Part::Key, Fault::BadPem),
+            (&sound.cert, &encrypted, Part::Key, Fault::EncryptedKey),
+            (&sound.cert, sealed, Part::Key, Fault::EncryptedKey),
+            (&sound.cert, odd, Part::Key, Fault::UnusableKey),
+            (&old.cert, &old.key, Part::Cert, Fault::Expired(Timestamp::from_unix_seconds(1_700_000_000))),
+            (
+                &new.cert,
+                &new.key,
+                Part::Cert,
+                Fault::NotYetValid(Timestamp::from_unix_seconds(1_900_000_000)),
+            ),
+            (&nameless.cert, &nameless.key, Part::Cert, Fault::NoNames),
+            (&of_a_client.cert, &of_a_client.key, Part::Cert, Fault::NotForServers),
+        ];
+        let files = Files::new()?;
+        for (cert, key, part, fault) in rows {
+            let made = Made { cert: (*cert).to_owned(), key: (*key).to_owned() };
+            let found = Certificate::read(&files.pair(&made)?, NOW).err();
+            assert_eq!(found, Some(Unsound { part: *part, fault: fault.clone() }), "{fault}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_not_ours_to_read_is_said() -> Tested {
+        let (files, sound) = (Files::new()?, made(&["a.example"])?);
+        let pair = files.pair(&sound)?;
+        let with = |key: Named| Certificate::read(&Pair { key, ..pair.clone() }, NOW);
+        let fault =
+            |found: Result<Certificate, Unsound>| found.err().map(|unsound| (unsound.part, unsound.fault));
+        assert_eq!(fault(with(files.named("nowhere"))), Some((Part::Key, Fault::Missing)));
+        std::fs::create_dir(files.folder.path().join("folder"))?;
+        assert_eq!(fault(with(files.named("folder"))), Some((Part::Key, Fault::NotAFile)));
+        let large = files.write("large", &"x".repeat(LARGEST as usize + 1))?;
+        assert_eq!(fault(with(large)), Some((Part::Key, Fault::TooLarge)));
+        for (mode, exposed) in
+            [(0o600, None), (0o400, None), (0o640, None), (0o644, Some(0o644)), (0o604, Some(0o604))]
+        {
+            files.mode("tls.key", mode)?;
+            let found = Certificate::read(&pair, NOW).map_err(|unsound| unsound.fault)?;
+            assert_eq!(found.exposed, exposed, "{mode:o}");
+        }
+        for mode in [0o660, 0o606, 0o666] {
+            files.mode("tls.key", mode)?;
+            assert_eq!(fault(Certificate::read(&pair, NOW)), Some((Part::Key, Fault::Writable(mode))));
+        }
+        // A pipe that nobody writes into must not hold anything up.
+        let pipe = files.named("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe.path).status()?.success());
+        assert_eq!(fault(with(pipe)), Some((Part::Key, Fault::NotAFile)));
+        Ok(())
+    }
+
+    #[test]
+    fn client_cas_are_cas_and_at_least_one_is_valid() -> Tested {
+        let files = Files::new()?;
+        let (one, other) = (authority("one", LIFE)?, authority("other", LIFE)?);
+        let old = authority("old", (1_000_000_000, 1_700_000_000))?;
+        let read = |text: &str| -> Tested<Result<ClientCa, Fault>> {
+            Ok(ClientCa::read(&files.write("ca.pem", text)?, NOW))
+        };
+        assert!(read(&one.pem())?.is_ok());
+        let both = format!("{}{}{}", one.pem(), old.pem(), other.pem());
+        let both = read(&both)?.map_err(|fault| fault.to_string())?;
+        assert_eq!(both.verifier.root_hint_subjects().len(), 2, "who has expired vouches for nobody");
+        let of_somebody = made(&["a.example"])?;
+        for (text, fault) in [
+            (old.pem(), Fault::NoValidCa),
+            (format!("{}{}", one.pem(), of_somebody.cert), Fault::NotACa),
+            (of_somebody.key, Fault::OnlyAKey),
+            (String::new(), Fault::NoCertificate),
+        ] {
+            assert_eq!(read(&text)?.err(), Some(fault));
+        }
+        files.mode("ca.pem", 0o662)?;
+        assert_eq!(ClientCa::read(&files.named("ca.pem"), NOW).err(), Some(Fault::Writable(0o662)));
+        Ok(())
+    }
+
+    #[test]
+    fn neither_key_nor_certificate_is_printed() -> Tested {
+        let shown = format!("{:?}", made(&["a.example"])?.read()?);
+        assert!(shown.starts_with("Certificate { names: Names"), "{shown}");
+        assert!(!shown.contains("PrivateKey") && !shown.contains("CertificateDer"), "{shown}");
+        Ok(())
+    }
 }

@@ -331,3 +331,277 @@ pub fn ends_soon(begins_at: Timestamp, ends_at: Timestamp, now: Timestamp) -> bo
     let (left, life) = (ends_at.since(now), ends_at.since(begins_at));
     left < SOON && left < life / SOON_PART
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::super::certificates::tests::{Files, Made, NOW, Tested, authority, made, made_with, params};
+    use super::super::tls::MinVersion;
+    use super::*;
+
+    /// Two listeners with the same certificate in files, watched.
+    struct Scene {
+        files: Files,
+        pair: Pair,
+        terminators: Vec<Terminator>,
+        watch: Watch,
+        telemetry: Telemetry,
+        now: Timestamp,
+    }
+
+    impl Scene {
+        fn new(made: &Made) -> Tested<Scene> {
+            let files = Files::new()?;
+            let pair = files.pair(made)?;
+            Scene::with(files, pair)
+        }
+
+        fn with(files: Files, pair: Pair) -> Tested<Scene> {
+            let certificate = Certificate::read(&pair, NOW).map_err(|unsound| unsound.fault)?;
+            let settings = Settings {
+                certificates: vec![(pair.clone(), Arc::new(certificate))],
+                min_version: MinVersion::Tls12,
+                client_ca: None,
+            };
+            let terminators = vec![Terminator::new(&settings)?, Terminator::new(&settings)?];
+            let watch = Watch::new(terminators.iter().map(|terminator| (&settings, terminator.clone())));
+            let mut scene =
+                Scene { files, pair, terminators, watch, telemetry: Telemetry::unheard()?, now: NOW };
+            scene.look();
+            Ok(scene)
+        }
+
+        fn look(&mut self) {
+            self.watch.look(self.now, &self.telemetry);
+        }
+
+        fn looks(&mut self, count: u32) {
+            for _ in 0..count {
+                self.look();
+            }
+        }
+
+        /// The fingerprint of what every listener shows.
+        fn shown(&self) -> Tested<String> {
+            let shown: Vec<String> = self.terminators.iter().map(|one| format!("{one:?}")).collect();
+            let of = |text: &str| {
+                text.split("fingerprint: \"")
+                    .nth(1)
+                    .and_then(|rest| rest.split('"').next())
+                    .map(str::to_owned)
+            };
+            let first = of(&shown[0]).ok_or("nothing shown")?;
+            assert_eq!(of(&shown[1]), Some(first.clone()), "both listeners show the same");
+            Ok(first)
+        }
+
+        fn metric(&self, name: &str) -> Tested<String> {
+            let page = self.telemetry.metrics.render()?;
+            let line = page.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such metric")?;
+            Ok(line.trim().to_owned())
+        }
+
+        fn counted(&self) -> (u64, u64) {
+            let of = |outcome| self.telemetry.metrics.certificate_reloads.of(outcome).get();
+            (of(CertificateReload::Loaded), of(CertificateReload::Refused))
+        }
+
+        fn in_trouble(&self) -> Tested<bool> {
+            Ok(self.metric(r#"teamgate_certificate_problem{certificate="tls.crt"}"#)? == "1")
+        }
+    }
+
+    fn fingerprint(made: &Made) -> Tested<String> {
+        Ok(hex(&made.read()?.fingerprint))
+    }
+
+    #[test]
+    fn what_is_written_is_shown_whether_in_place_or_by_renaming() -> Tested {
+        let (first, second, third) = (made(&["a.example"])?, made(&["a.example"])?, made(&["a.example"])?);
+        let mut scene = Scene::new(&first)?;
+        assert_eq!(scene.shown()?, fingerprint(&first)?);
+        scene.files.pair(&second)?;
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&second)?);
+        for (name, text) in [("tls.crt", &third.cert), ("tls.key", &third.key)] {
+            let draft = scene.files.write("draft", text)?;
+            fs::rename(draft.path, scene.files.named(name).path)?;
+        }
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&third)?);
+        assert_eq!(scene.counted(), (2, 0), "once each, however many listeners show it");
+        Ok(())
+    }
+
+    /// As Kubernetes mounts secrets: `tls.crt` → `..data/tls.crt`, `..data` → `..1`.
+    #[test]
+    fn a_link_that_leads_elsewhere_is_a_change() -> Tested {
+        let (first, second) = (made(&["a.example"])?, made(&["a.example"])?);
+        let files = Files::new()?;
+        let root = files.folder.path().to_owned();
+        for (folder, made) in [("..1", &first), ("..2", &second)] {
+            fs::create_dir(root.join(folder))?;
+            files.write(&format!("{folder}/tls.crt"), &made.cert)?;
+            files.write(&format!("{folder}/tls.key"), &made.key)?;
+        }
+        symlink("..1", root.join("..data"))?;
+        for name in ["tls.crt", "tls.key"] {
+            symlink(format!("..data/{name}"), root.join(name))?;
+        }
+        let pair = Pair { cert: files.named("tls.crt"), key: files.named("tls.key") };
+        let mut scene = Scene::with(files, pair)?;
+        symlink("..2", root.join("..data_tmp"))?;
+        fs::rename(root.join("..data_tmp"), root.join("..data"))?;
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&second)?);
+        assert_eq!(scene.counted(), (1, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn the_same_written_again_changes_nothing() -> Tested {
+        let first = made(&["a.example"])?;
+        let mut scene = Scene::new(&first)?;
+        let config = scene.terminators[0].config();
+        scene.files.pair(&first)?;
+        scene.looks(3);
+        assert!(Arc::ptr_eq(&config, &scene.terminators[0].config()));
+        assert_eq!(scene.counted(), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_not_shown_and_said_once() -> Tested {
+        let (first, second) = (made(&["a.example"])?, made(&["a.example"])?);
+        let mut scene = Scene::new(&first)?;
+        for broken in [
+            Made { cert: second.cert.clone(), key: first.key.clone() },
+            Made { cert: second.cert[..40].to_owned(), key: second.key.clone() },
+            Made { cert: String::new(), key: String::new() },
+            made_with(&params(&["a.example"], (1_000_000_000, 1_700_000_000))?, &rcgen::PKCS_ED25519)?,
+        ] {
+            let before = scene.counted();
+            scene.files.pair(&broken)?;
+            scene.looks(PATIENCE - 1);
+            assert_eq!(
+                (scene.counted(), scene.in_trouble()?),
+                (before, before.1 > 0),
+                "not before it stands"
+            );
+            scene.looks(10);
+            assert_eq!(scene.counted(), (0, before.1 + 1), "once, not at each look");
+            assert!(scene.in_trouble()?);
+            assert_eq!(scene.shown()?, fingerprint(&first)?);
+        }
+        fs::remove_file(&scene.pair.key.path)?;
+        scene.looks(10);
+        assert_eq!((scene.counted(), scene.in_trouble()?), ((0, 5), true));
+        scene.files.pair(&second)?;
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&second)?);
+        assert_eq!((scene.counted(), scene.in_trouble()?), ((1, 5), false));
+        Ok(())
+    }
+
+    #[test]
+    fn a_moment_between_two_files_is_nobodys_business() -> Tested {
+        let (first, second) = (made(&["a.example"])?, made(&["a.example"])?);
+        let mut scene = Scene::new(&first)?;
+        scene.files.write("tls.crt", &second.cert)?;
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&first)?);
+        scene.files.write("tls.key", &second.key)?;
+        scene.look();
+        assert_eq!(scene.shown()?, fingerprint(&second)?);
+        assert_eq!((scene.counted(), scene.in_trouble()?), ((1, 0), false));
+        Ok(())
+    }
+
+    #[test]
+    fn putting_the_old_one_back_ends_the_trouble() -> Tested {
+        let first = made(&["a.example"])?;
+        let mut scene = Scene::new(&first)?;
+        scene.files.write("tls.key", "")?;
+        scene.looks(PATIENCE);
+        assert!(scene.in_trouble()?);
+        scene.files.pair(&first)?;
+        scene.look();
+        assert_eq!((scene.counted(), scene.in_trouble()?), ((0, 1), false));
+        Ok(())
+    }
+
+    #[test]
+    fn one_that_is_not_valid_yet_is_shown_when_its_day_has_come() -> Tested {
+        let first = made(&["a.example"])?;
+        let tomorrow = NOW.plus(Duration::from_secs(86_400));
+        let begins = i64::try_from(tomorrow.unix_seconds())?;
+        let second =
+            made_with(&params(&["a.example"], (begins, begins + 86_400 * 90))?, &rcgen::PKCS_ED25519)?;
+        let mut scene = Scene::new(&first)?;
+        scene.files.pair(&second)?;
+        scene.looks(PATIENCE);
+        assert_eq!((scene.shown()?, scene.in_trouble()?), (fingerprint(&first)?, true));
+        scene.now = tomorrow;
+        scene.look();
+        assert!(!scene.in_trouble()?);
+        assert_ne!(scene.shown()?, fingerprint(&first)?);
+        let ends = scene.metric(r#"teamgate_certificate_expiry_timestamp_seconds{certificate="tls.crt"}"#)?;
+        assert_eq!(ends, (begins + 86_400 * 90).to_string());
+        Ok(())
+    }
+
+    #[test]
+    fn who_vouches_for_clients_changes_with_the_file() -> Tested {
+        const LIFE: (i64, i64) = (1_000_000_000, 2_000_000_000);
+        let files = Files::new()?;
+        let pair = files.pair(&made(&["a.example"])?)?;
+        let file = files.write("ca.pem", &authority("one", LIFE)?.pem())?;
+        let settings = Settings {
+            certificates: vec![(pair.clone(), Arc::new(Certificate::read(&pair, NOW).map_err(|u| u.fault)?))],
+            min_version: MinVersion::Tls12,
+            client_ca: Some((file.clone(), ClientCa::read(&file, NOW)?)),
+        };
+        let terminator = Terminator::new(&settings)?;
+        let telemetry = Telemetry::unheard()?;
+        let mut watch = Watch::new([(&settings, terminator.clone())].into_iter());
+        let config = terminator.config();
+        watch.look(NOW, &telemetry);
+        assert!(Arc::ptr_eq(&config, &terminator.config()));
+        files.write("ca.pem", &authority("two", LIFE)?.pem())?;
+        watch.look(NOW, &telemetry);
+        assert!(!Arc::ptr_eq(&config, &terminator.config()));
+        files.write("ca.pem", "")?;
+        (0..10).for_each(|_| watch.look(NOW, &telemetry));
+        let page = telemetry.metrics.render()?;
+        for line in [
+            r#"teamgate_certificate_problem{certificate="ca.pem"} 1"#,
+            r#"teamgate_certificate_problem{certificate="tls.crt"} 0"#,
+            r#"teamgate_certificate_reloads_total{outcome="loaded"} 1"#,
+            r#"teamgate_certificate_reloads_total{outcome="refused"} 1"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_end_is_near_by_days_and_by_the_length_of_the_life() {
+        let day = |day: u64| NOW.plus(Duration::from_secs(day * 86_400));
+        let hour = |hour: u64| NOW.plus(Duration::from_secs(hour * 3600));
+        for (begins, ends, now, soon) in [
+            (day(0), day(90), day(70), false),
+            (day(0), day(90), day(77), true),
+            (day(0), day(365), day(350), false),
+            (day(0), day(365), day(352), true),
+            (day(0), day(6), day(4), false),
+            (day(0), day(6), day(5), true),
+            (hour(0), hour(24), hour(17), false),
+            (hour(0), hour(24), hour(19), true),
+            (day(0), day(1), day(2), true),
+        ] {
+            assert_eq!(ends_soon(begins, ends, now), soon, "{begins} {ends} {now}");
+        }
+    }
+}

@@ -224,3 +224,377 @@ impl ResolvesServerCert for Shelf {
         fitting.or_else(|| self.shown_for(hello.server_name()).next()).map(|found| found.shown.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::client::{ClientConfig, Resumption};
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+    use rustls::{
+        ClientConnection, DigitallySignedStruct, HandshakeKind, ProtocolVersion, ServerConnection,
+        SignatureAlgorithm, SignatureScheme,
+    };
+
+    use super::super::certificates::tests::{
+        Files, Made, NOW, Tested, authority, client, made, made_with_rsa,
+    };
+    use super::*;
+
+    const LIFE: (i64, i64) = (1_000_000_000, 2_000_000_000);
+
+    /// Takes any certificate: what is shown is what the tests look at.
+    #[derive(Debug)]
+    struct TakesAny(Vec<SignatureScheme>);
+
+    impl ServerCertVerifier for TakesAny {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.clone()
+        }
+    }
+
+    /// A client, as far as the tests differ.
+    struct Visitor {
+        versions: Vec<&'static SupportedProtocolVersion>,
+        schemes: Vec<SignatureScheme>,
+        identity: Option<Made>,
+        alpn: Vec<Vec<u8>>,
+    }
+
+    impl Visitor {
+        fn new() -> Visitor {
+            let schemes = provider().signature_verification_algorithms.supported_schemes();
+            Visitor { versions: rustls::ALL_VERSIONS.to_vec(), schemes, identity: None, alpn: Vec::new() }
+        }
+
+        fn config(&self) -> Tested<Arc<ClientConfig>> {
+            let builder = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&self.versions)?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(TakesAny(self.schemes.clone())));
+            let mut config = match &self.identity {
+                None => builder.with_no_client_auth(),
+                Some(made) => builder.with_client_auth_cert(
+                    vec![CertificateDer::from_pem_slice(made.cert.as_bytes())?],
+                    PrivateKeyDer::from_pem_slice(made.key.as_bytes())?,
+                )?,
+            };
+            config.alpn_protocols = self.alpn.clone();
+            config.resumption = Resumption::in_memory_sessions(16);
+            Ok(Arc::new(config))
+        }
+    }
+
+    /// What came of a handshake.
+    struct Met {
+        /// The certificate that the client was shown.
+        shown: Vec<u8>,
+        version: Option<ProtocolVersion>,
+        alpn: Option<Vec<u8>>,
+        kind: Option<HandshakeKind>,
+        /// What the server knows the client by.
+        sni: Option<String>,
+        certified: bool,
+    }
+
+    /// A handshake in memory, to its end.
+    fn meet(server: Arc<ServerConfig>, client: &Arc<ClientConfig>, name: &str) -> Tested<Met> {
+        let mut server = ServerConnection::new(server)?;
+        let mut client = ClientConnection::new(client.clone(), ServerName::try_from(name.to_owned())?)?;
+        // Enough for both directions of the longest handshake, and the tickets that follow it.
+        for _ in 0..8 {
+            pass(&mut client, &mut server)?;
+            pass(&mut server, &mut client)?;
+        }
+        if client.is_handshaking() || server.is_handshaking() {
+            return Err("the handshake does not end".into());
+        }
+        Ok(Met {
+            shown: client
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|c| c.to_vec())
+                .unwrap_or_default(),
+            version: client.protocol_version(),
+            alpn: client.alpn_protocol().map(<[u8]>::to_vec),
+            kind: client.handshake_kind(),
+            sni: server.server_name().map(str::to_owned),
+            certified: server.peer_certificates().is_some(),
+        })
+    }
+
+    fn pass<A, B>(
+        from: &mut impl std::ops::DerefMut<Target = rustls::ConnectionCommon<A>>,
+        to: &mut impl std::ops::DerefMut<Target = rustls::ConnectionCommon<B>>,
+    ) -> Tested {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes)?;
+        }
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            to.read_tls(&mut rest)?;
+            to.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    fn pair() -> Pair {
+        let named = |name: &str| Named { written: name.into(), path: name.into() };
+        Pair { cert: named("tls.crt"), key: named("tls.key") }
+    }
+
+    fn settings(certificates: &[&Arc<Certificate>]) -> Settings {
+        let certificates = certificates.iter().map(|one| (pair(), Arc::clone(one))).collect();
+        Settings { certificates, min_version: MinVersion::Tls12, client_ca: None }
+    }
+
+    fn arc(made: Tested<Made>) -> Tested<Arc<Certificate>> {
+        Ok(Arc::new(made?.read()?))
+    }
+
+    fn bytes(certificate: &Certificate) -> Vec<u8> {
+        certificate.shown.cert[0].to_vec()
+    }
+
+    #[test]
+    fn the_name_that_is_asked_for_chooses_the_certificate() -> Tested {
+        let gate = arc(made(&["gate.example.com"]))?;
+        let apps = arc(made(&["*.apps.example.com", "apps.example.com"]))?;
+        let wiki = arc(made(&["wiki.apps.example.com"]))?;
+        let terminator = Terminator::new(&settings(&[&gate, &apps, &wiki]))?;
+        for (name, shown, sni) in [
+            ("gate.example.com", &gate, Some("gate.example.com")),
+            ("apps.example.com", &apps, Some("apps.example.com")),
+            ("any.apps.example.com", &apps, Some("any.apps.example.com")),
+            ("wiki.apps.example.com", &wiki, Some("wiki.apps.example.com")),
+            ("WIKI.Apps.example.com", &wiki, Some("wiki.apps.example.com")),
+            ("wiki.apps.example.com.", &wiki, Some("wiki.apps.example.com")),
+            ("a.b.apps.example.com", &gate, Some("a.b.apps.example.com")),
+            ("evil.example", &gate, Some("evil.example")),
+            // An address is no name of SNI.
+            ("127.0.0.1", &gate, None),
+        ] {
+            let met = meet(terminator.config(), &Visitor::new().config()?, name)?;
+            assert_eq!(met.shown, bytes(shown), "{name}");
+            assert_eq!(met.sni.as_deref(), sni, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn of_two_kinds_of_key_the_client_gets_one_that_it_knows() -> Tested {
+        let modern = arc(made(&["a.example", "*.b.example"]))?;
+        let old = arc(made_with_rsa(&["a.example", "*.b.example"]))?;
+        let terminator = Terminator::new(&settings(&[&modern, &old]))?;
+        let rsa_only = Visitor {
+            schemes: vec![SignatureScheme::RSA_PSS_SHA256, SignatureScheme::RSA_PKCS1_SHA256],
+            ..Visitor::new()
+        };
+        for name in ["a.example", "x.b.example"] {
+            assert_eq!(meet(terminator.config(), &Visitor::new().config()?, name)?.shown, bytes(&modern));
+            assert_eq!(meet(terminator.config(), &rsa_only.config()?, name)?.shown, bytes(&old));
+        }
+        assert_eq!(old.algorithm(), SignatureAlgorithm::RSA);
+        Ok(())
+    }
+
+    #[test]
+    fn http2_is_offered_and_old_versions_are_not_spoken() -> Tested {
+        let certificate = arc(made(&["a.example"]))?;
+        let both = Terminator::new(&settings(&[&certificate]))?;
+        let strict = Settings { min_version: MinVersion::Tls13, ..settings(&[&certificate]) };
+        let strict = Terminator::new(&strict)?;
+        let with = |alpn: &[&str]| Visitor {
+            alpn: alpn.iter().map(|p| p.as_bytes().to_vec()).collect(),
+            ..Visitor::new()
+        };
+        for (offered, chosen) in [
+            (&["h2", "http/1.1"][..], Some("h2")),
+            (&["http/1.1", "h2"], Some("h2")),
+            (&["http/1.1"], Some("http/1.1")),
+            (&[], None),
+        ] {
+            let met = meet(both.config(), &with(offered).config()?, "a.example")?;
+            assert_eq!(met.alpn, chosen.map(|p| p.as_bytes().to_vec()), "{offered:?}");
+            assert_eq!(met.version, Some(ProtocolVersion::TLSv1_3));
+        }
+        assert!(meet(both.config(), &with(&["spdy/3"]).config()?, "a.example").is_err());
+        let old = Visitor { versions: vec![&rustls::version::TLS12], ..Visitor::new() }.config()?;
+        assert_eq!(meet(both.config(), &old, "a.example")?.version, Some(ProtocolVersion::TLSv1_2));
+        assert!(meet(strict.config(), &old, "a.example").is_err());
+        Ok(())
+    }
+
+    /// A listener that asks for certificates of `authority`.
+    fn asking(files: &Files, pem: &str) -> Tested<Settings> {
+        let file = files.write("ca.pem", pem)?;
+        let ca = ClientCa::read(&file, NOW).map_err(|fault| fault.to_string())?;
+        Ok(Settings { client_ca: Some((file, ca)), ..settings(&[&arc(made(&["a.example"]))?]) })
+    }
+
+    #[test]
+    fn who_must_show_a_certificate_gets_in_with_one_of_the_right_authority_only() -> Tested {
+        let (files, ours, theirs) = (Files::new()?, authority("ours", LIFE)?, authority("theirs", LIFE)?);
+        let terminator = Terminator::new(&asking(&files, &ours.pem())?)?;
+        let with = |identity| Visitor { identity, ..Visitor::new() };
+        assert!(meet(terminator.config(), &with(Some(client(&ours)?)).config()?, "a.example")?.certified);
+        assert!(meet(terminator.config(), &with(Some(client(&theirs)?)).config()?, "a.example").is_err());
+        assert!(meet(terminator.config(), &with(None).config()?, "a.example").is_err());
+        Ok(())
+    }
+
+    /// Resumption would let in whose certificate, or whose CA, is no longer good.
+    #[test]
+    fn a_client_with_a_certificate_shows_it_on_every_connection() -> Tested {
+        let (files, ours, theirs) = (Files::new()?, authority("ours", LIFE)?, authority("theirs", LIFE)?);
+        let told = asking(&files, &ours.pem())?;
+        for versions in [vec![&rustls::version::TLS13], vec![&rustls::version::TLS12]] {
+            let terminator = Terminator::new(&told)?;
+            let visitor = Visitor { identity: Some(client(&ours)?), versions, ..Visitor::new() };
+            let visitor = visitor.config()?;
+            for _ in 0..2 {
+                let met = meet(terminator.config(), &visitor, "a.example")?;
+                assert_ne!(met.kind, Some(HandshakeKind::Resumed));
+            }
+            let other =
+                ClientCa::read(&files.write("ca.pem", &theirs.pem())?, NOW).map_err(|f| f.to_string())?;
+            terminator.show(vec![arc(made(&["a.example"]))?], Some(&other))?;
+            assert!(meet(terminator.config(), &visitor, "a.example").is_err(), "the CA is no longer asked");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_session_outlives_a_renewed_certificate_and_serves_one_host() -> Tested {
+        let terminator = Terminator::new(&settings(&[&arc(made(&["a.example", "b.example"]))?]))?;
+        for versions in [vec![&rustls::version::TLS13], vec![&rustls::version::TLS12]] {
+            let visitor = Visitor { versions, ..Visitor::new() }.config()?;
+            let kind = |name| Tested::Ok(meet(terminator.config(), &visitor, name)?.kind);
+            assert_ne!(kind("a.example")?, Some(HandshakeKind::Resumed));
+            assert_eq!(kind("a.example")?, Some(HandshakeKind::Resumed));
+            terminator.show(vec![arc(made(&["a.example", "b.example"]))?], None)?;
+            assert_eq!(kind("a.example")?, Some(HandshakeKind::Resumed));
+            assert_ne!(kind("b.example")?, Some(HandshakeKind::Resumed));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_request_that_came_over_the_wrong_connection_is_known() -> Tested {
+        let wiki = arc(made(&["wiki.example.com", "10.0.0.5"]))?;
+        let apps = arc(made(&["*.apps.example.com"]))?;
+        let open = Terminator::new(&settings(&[&wiki, &apps]))?;
+        let rows = [
+            (Some("wiki.example.com"), "wiki.example.com", false),
+            // Nobody's name: the first certificate was shown, and the request is for that very name.
+            (Some("evil.example"), "evil.example", false),
+            // One connection for all hosts of a certificate.
+            (Some("a.apps.example.com"), "b.apps.example.com", false),
+            (Some("a.apps.example.com"), "a.b.apps.example.com", true),
+            (Some("a.apps.example.com"), "apps.example.com", true),
+            (Some("a.apps.example.com"), "wiki.example.com", true),
+            (Some("wiki.example.com"), "a.apps.example.com", true),
+            (Some("wiki.example.com"), "10.0.0.5", false),
+            (Some("wiki.example.com"), "evil.example", true),
+            // The first certificate was shown, and is for this host.
+            (Some("evil.example"), "wiki.example.com", false),
+            (Some("evil.example"), "a.apps.example.com", true),
+            (None, "wiki.example.com", false),
+            (None, "10.0.0.5", false),
+            (None, "a.apps.example.com", true),
+            // No connection would be better.
+            (None, "10.0.0.6", false),
+            (None, "evil.example", false),
+        ];
+        for (sni, host, wrong) in rows {
+            assert_eq!(open.is_misdirected(sni, host), wrong, "{sni:?} {host}");
+        }
+        let files = Files::new()?;
+        let told = Settings {
+            certificates: settings(&[&wiki, &apps]).certificates,
+            ..asking(&files, &authority("ours", LIFE)?.pem())?
+        };
+        let closed = Terminator::new(&told)?;
+        for (sni, host, wrong) in [
+            (Some("wiki.example.com"), "wiki.example.com", false),
+            (Some("a.apps.example.com"), "a.apps.example.com", false),
+            (Some("a.apps.example.com"), "b.apps.example.com", true),
+            (Some("wiki.example.com"), "10.0.0.5", true),
+            (None, "wiki.example.com", false),
+            (None, "a.apps.example.com", true),
+            (None, "evil.example", true),
+        ] {
+            assert_eq!(closed.is_misdirected(sni, host), wrong, "{sni:?} {host}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_handshake_fails_while_certificates_change() -> Tested {
+        let first = arc(made(&["a.example"]))?;
+        let terminator = Terminator::new(&settings(&[&first]))?;
+        let others = (0..8).map(|_| arc(made(&["a.example"]))).collect::<Tested<Vec<_>>>()?;
+        let known: Vec<Vec<u8>> = others.iter().chain([&first]).map(|one| bytes(one)).collect();
+        let (done, swaps) = (AtomicUsize::new(0), 400);
+        std::thread::scope(|scope| -> Tested {
+            let greeters: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| -> Result<usize, String> {
+                        let mut met = 0;
+                        while done.load(Ordering::Acquire) < swaps {
+                            let visitor = Visitor::new().config().map_err(|error| error.to_string())?;
+                            let seen = meet(terminator.config(), &visitor, "a.example")
+                                .map_err(|e| e.to_string())?;
+                            if !known.contains(&seen.shown) {
+                                return Err("a certificate that was never there".to_owned());
+                            }
+                            met += 1;
+                        }
+                        Ok(met)
+                    })
+                })
+                .collect();
+            for swap in 0..swaps {
+                terminator.show(vec![others[swap % others.len()].clone()], None)?;
+                done.fetch_add(1, Ordering::Release);
+                std::thread::yield_now();
+            }
+            for greeter in greeters {
+                greeter.join().map_err(|_| "a greeter panicked")??;
+            }
+            Ok(())
+        })
+    }
+}

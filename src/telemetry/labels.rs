@@ -93,7 +93,7 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CertificateReload CookieFault Decision Endpoint Freshness LogStream
+    AssertionSource CallOutcome CertificateReload CookieFault Decision Ending Endpoint Freshness LogStream
     RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
 }
 
@@ -356,6 +356,22 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
+    }
+}
+
+label! {
+    /// Why a connection that was open lost its pass.
+    Ending is "reason" {
+        /// Its session was signed out.
+        SignedOut = "signed_out",
+        /// Its account's sessions were ended: the grant was withdrawn, or the account deactivated.
+        Revoked = "revoked",
+        /// Its session was too old, or unused for too long.
+        Expired = "expired",
+        /// The rule of its route admits the account no more.
+        NotAllowed = "not_allowed",
+        /// The membership became too old to be believed and no younger one was to be had.
+        CannotTell = "cannot_tell",
     }
 }
 

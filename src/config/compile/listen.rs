@@ -251,7 +251,10 @@ impl One<'_, '_> {
         }
         let told = self.listen.hsts.clone().unwrap_or_default();
         let age = told.max_age.0.as_secs();
-        if told.preload && !(told.include_subdomains && age >= PRELOAD_AGE) {
+        if told.preload
+            && !(told.include_subdomains && age >= PRELOAD_AGE)
+            && self.findings.sound(&[&self.at("hsts.max_age"), &self.at("hsts.include_subdomains")])
+        {
             self.findings.problem(
                 self.at("hsts.preload"),
                 format!(
