@@ -9,6 +9,7 @@ pub mod context;
 pub mod facts;
 mod failure;
 pub mod own;
+mod patience;
 mod response;
 mod tunnel;
 pub mod upstream;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -32,7 +33,8 @@ use tokio::runtime::Handle;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{keep_private, strip_hop_by_hop};
+use self::patience::{Stalled, be_patient};
+use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
@@ -193,7 +195,7 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => None,
+            _ => context.stalled.map(Stalled::sentence),
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -236,9 +238,15 @@ fn grounds(admitted: &Admitted) -> String {
     }
 }
 
-/// Pingora counts in seconds, and takes zero for never.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+/// An answer that is none: the app's fault.
+fn nonsense(what: Nonsense) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
+}
+
+/// What was answered, but for interim answers: after those the one that counts is still to come.
+fn answered_with(session: &Session) -> Option<StatusCode> {
+    let status = session.response_written()?.status;
+    (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
 /// A stage that nothing may be forwarded from: the request ends here.
@@ -269,6 +277,8 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            stalled: None,
+            interim: 0,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -278,10 +288,10 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
+        be_patient(session, &context.snapshot.edge.limits);
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no interim answers (RFC 9110 §15.2).
+            session.set_ignore_info_resp(true);
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
@@ -356,16 +366,26 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked =
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
-            unasked.as_up();
-            return Err(unasked);
+            return Err(nonsense(Nonsense::Protocol));
+        }
+        let client = session.req_header().version;
+        settle_framing(response, client).map_err(nonsense)?;
+        if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is that of the connection; Pingora would find out after it has promised to keep it.
+            session.set_keepalive(None);
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
         if response.status.is_informational() {
+            context.interim += 1;
+            if context.interim > MAX_INTERIM {
+                return Err(nonsense(Nonsense::Interim));
+            }
+            if response.status != StatusCode::SWITCHING_PROTOCOLS {
+                strip_hop_by_hop(response);
+            }
             return Ok(());
         }
         let admitted = context.stage.admitted().map_err(closed)?;
@@ -390,8 +410,17 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
-        if gone || session.response_written().is_some() {
+        context.stalled = Stalled::find(error);
+        if gone || answered_with(session).is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
+        }
+        if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
+            // The app is not to blame, and nobody need be warned: the access line says it.
+            let common = pages::common(&context.snapshot, arrival);
+            let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
+            session.set_keepalive(None);
+            let _ = own::write(session, page).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
         context.upstream_error.get_or_insert(kind);
@@ -428,7 +457,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
         self.account_for(session, context, status, total);
     }

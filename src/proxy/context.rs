@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::facts::Reading;
+use super::patience::Stalled;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
@@ -30,8 +31,12 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How many interim answers the app gave.
+    pub interim: usize,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
+    /// What its client did not go on with.
+    pub stalled: Option<Stalled>,
     /// Counts it as in flight until it is dropped, panic or not.
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.
