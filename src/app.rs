@@ -32,6 +32,8 @@ use crate::listener::admission::{self, Admission};
 use crate::listener::{Bound, H2c, Listen, Listener, ProxyProtocol};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
+use crate::open::Open;
+use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
@@ -101,6 +103,7 @@ pub struct App {
     listeners: Vec<Bound>,
     admin: TcpListener,
     health: Arc<Health>,
+    open: Open,
     under_way: Arc<AtomicUsize>,
 }
 
@@ -175,6 +178,7 @@ impl App {
             listeners,
             admin,
             health: Arc::new(Health::default()),
+            open: Open::default(),
             under_way,
         })
     }
@@ -266,6 +270,7 @@ impl App {
             ids: RequestIds::new(&self.entropy),
             resolver: Resolver::default(),
             telemetry: self.telemetry.clone(),
+            open: self.open.clone(),
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();
@@ -298,6 +303,25 @@ impl App {
     fn start_timers(&self) {
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let watch = Watch {
+            open: self.open.clone(),
+            gate: self.services.gate.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(async move {
+            let mut pace = watch.pace();
+            loop {
+                pace.next().await;
+                let (watch, current, now) = (watch.clone(), current.load_full(), clock.now());
+                // In a task of its own: a mistake in one round must not leave everything open for ever.
+                let round = tokio::spawn(async move { watch.round(&current.gate, now).await });
+                if round.await.is_err() {
+                    tracing::error!("open connections could not be decided on; please report this");
+                }
+            }
+        });
 
         let (live, current, clock, telemetry) =
             (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
@@ -371,7 +395,7 @@ impl App {
 
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
-        let (live, store) = (self.services.live.clone(), self.store.clone());
+        let (live, store, open) = (self.services.live.clone(), self.store.clone(), self.open.clone());
         self.telemetry.metrics.at_scrape(move |metrics| {
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
@@ -380,6 +404,9 @@ impl App {
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+            for (kind, count) in open.census(now) {
+                metrics.open_connections.of(kind).set(count);
+            }
             let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
             metrics.corrupted_records.inc_by(spoiled);
         });

@@ -9,6 +9,7 @@
 
 pub mod admission;
 mod connection;
+mod farewell;
 pub mod proxy_protocol;
 mod stream;
 

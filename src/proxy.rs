@@ -11,6 +11,8 @@ mod failure;
 pub mod own;
 mod patience;
 mod response;
+mod revocable;
+mod streams;
 mod tunnel;
 pub mod upstream;
 
@@ -33,14 +35,16 @@ use tokio::runtime::Handle;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::patience::{Stalled, be_patient};
+use self::patience::{Patience, Stalled, be_patient};
 use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
+use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
@@ -48,7 +52,7 @@ use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass};
+use crate::telemetry::labels::{Decision, Ending, StatusClass};
 
 /// The proxy.
 pub struct Proxy {
@@ -68,6 +72,8 @@ pub struct Proxy {
     pub resolver: Resolver,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What is decided on again while it is under way.
+    pub open: Open,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -126,6 +132,8 @@ impl Proxy {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
     }
@@ -195,7 +203,10 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => context.stalled.map(Stalled::sentence),
+            _ => {
+                let ending = context.conversation.line.ending().map(Ending::sentence);
+                ending.or(context.stalled.map(Stalled::sentence))
+            }
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -279,6 +290,7 @@ impl ProxyHttp for Proxy {
             upstream_error: None,
             stalled: None,
             interim: 0,
+            open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -346,16 +358,34 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
+        if context.open.is_some() || !session.is_body_empty() {
+            // Only now: Pingora has settled what this stream may do by what it was before.
+            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            revocable(session.as_mut(), &context.conversation.line, patience);
+        }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let (Some(_), Some(open)) = (body, &context.open) {
+            open.heard();
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -373,6 +403,12 @@ impl ProxyHttp for Proxy {
         if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
             // Its end is that of the connection; Pingora would find out after it has promised to keep it.
             session.set_keepalive(None);
+        }
+        if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
+            open.becomes(kind);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            context.conversation.becomes_tunnel();
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
@@ -405,6 +441,10 @@ impl ProxyHttp for Proxy {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        if let (Some(ending), Some(arrival)) = (context.conversation.line.ending(), context.stage.arrival()) {
+            streams::say_goodbye(session, &pages::common(&context.snapshot, arrival), ending).await;
+            return FailToProxy { error_code: 403, can_reuse_downstream: false };
+        }
         let gone = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed

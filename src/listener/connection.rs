@@ -69,11 +69,18 @@ impl Conversation {
         }
     }
 
+    /// The head of a 101 is about to be written: what follows it are frames of a WebSocket.
+    pub fn becomes_tunnel(&self) {
+        if let Some(wire) = &self.wire {
+            wire.becomes_tunnel();
+        }
+    }
+
     /// Comes to an end when the request is to be dropped: it was ended, and has had the time to say so.
     async fn overdue(&self) {
         self.line.ended().await;
         if let Some(wire) = &self.wire {
-            wire.wake();
+            wire.end();
         }
         tokio::time::sleep(FAREWELL).await;
     }

@@ -1,6 +1,7 @@
 //! How long a client may take, from phase to phase.
 //!
-//! Owns: [`be_patient`], which tells Pingora; [`Stalled`], what becomes of who takes longer.
+//! Owns: [`be_patient`], which tells Pingora; [`Patience`], for bodies in HTTP/2, where Pingora waits for ever;
+//! [`Stalled`], what becomes of who takes longer.
 //! Must not know: what is sent.
 //!
 //! The time for a head is the listener's; here are the body, the answer and the pause before the next request.
@@ -10,6 +11,7 @@ use std::time::Duration;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::facts::Shape;
 use crate::snapshot::Limits;
 
 /// Bounds the silences of the request that `session` is about to serve.
@@ -26,6 +28,42 @@ pub(super) fn be_patient(session: &mut Session, limits: &Limits) {
 /// Pingora counts in seconds, and takes zero for never.
 fn whole_seconds(span: Duration) -> u64 {
     span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
+/// How long the client of an HTTP/2 stream may be silent in its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Patience {
+    silence: Duration,
+    /// Whether each side may speak when it likes, once the first message is there.
+    conversation: bool,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// The app has said nothing.
+    None,
+    /// It is under way.
+    Begun,
+    /// It has been sent to its end.
+    Whole,
+}
+
+impl Patience {
+    pub(super) fn new(limits: &Limits, shape: Shape) -> Patience {
+        Patience { silence: limits.body_timeout, conversation: shape == Shape::Grpc }
+    }
+
+    /// What there is after `received` bytes of the body; `None` is any time. While an answer is under way both may
+    /// take turns, as they do in gRPC; then it is the answer that must go on. When it is over, the client has nothing
+    /// to wait for.
+    pub(super) fn with_body(self, answer: Answer, received: usize) -> Option<Duration> {
+        match answer {
+            Answer::None if self.conversation && received > 0 => None,
+            Answer::None | Answer::Whole => Some(self.silence),
+            Answer::Begun => None,
+        }
+    }
 }
 
 /// A client that held on to a request without going on with it.
@@ -66,6 +104,26 @@ mod tests {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis}");
         }
         assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_body_may_pause_while_it_is_answered_and_a_call_between_its_messages() {
+        let limits = Limits::for_tests();
+        let some = Some(limits.body_timeout);
+        for (shape, answer, received, expected) in [
+            (Shape::Program, Answer::None, 0, some),
+            (Shape::Program, Answer::None, 5, some),
+            (Shape::Program, Answer::Begun, 0, None),
+            (Shape::Program, Answer::Whole, 5, some),
+            (Shape::Navigation, Answer::None, 5, some),
+            (Shape::Grpc, Answer::None, 0, some),
+            (Shape::Grpc, Answer::None, 5, None),
+            (Shape::Grpc, Answer::Begun, 5, None),
+            (Shape::Grpc, Answer::Whole, 5, some),
+        ] {
+            let found = Patience::new(&limits, shape).with_body(answer, received);
+            assert_eq!(found, expected, "{shape:?} {answer:?} {received}");
+        }
     }
 
     #[test]

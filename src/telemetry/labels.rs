@@ -94,7 +94,7 @@ macro_rules! one {
 
 one! {
     AssertionSource CallOutcome ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
-    RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled
+    OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled
 }
 
 label! {
@@ -370,6 +370,20 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
+    }
+}
+
+label! {
+    /// What a request that stays open is.
+    OpenKind is "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// A stream of events (`text/event-stream`).
+        Events = "events",
+        /// A gRPC call.
+        Grpc = "grpc",
+        /// Anything else that takes long: a poll, a download, an upload.
+        Stream = "stream",
     }
 }
 

@@ -14,8 +14,9 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, ConnectionRefusal, CookieFault, Decision, Endpoint, Freshness, Labels,
-    LogStream, One, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled,
+    AssertionSource, CallOutcome, ConnectionRefusal, CookieFault, Decision, Ending, Endpoint, Freshness,
+    Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass,
+    StoreOperation, Throttled,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -42,6 +43,10 @@ pub struct Metrics {
     first_byte: HistogramVec,
     total: HistogramVec,
     in_flight: IntGauge,
+    /// Requests of signed-in people that stay open.
+    pub open_connections: Gauges<OpenKind>,
+    /// Those that were ended because they lost their pass.
+    pub connections_closed: Counters<Ending>,
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
 
@@ -146,6 +151,18 @@ impl Metrics {
             "teamgate_requests_in_flight",
             "Requests being served, open streams among them.",
             "A level that only rises is an upstream that hangs, or a client that reads slowly on purpose.",
+        )?;
+        let open_connections = t.gauges(
+            "teamgate_open_connections",
+            "Requests of signed-in people that stay open and are decided on again and again: WebSockets, event \
+             streams, gRPC calls, and whatever else takes longer than 5 s.",
+            "What a restart would cut.",
+        )?;
+        let connections_closed = t.counters(
+            "teamgate_connections_closed_total",
+            "Open connections that lost their pass and were ended.",
+            "`cannot_tell` means that people are cut off by Bitbucket's silence, not by a rule; many \
+             `not_allowed` at once mean that a team or a rule changed.",
         )?;
         let bad_cookies = t.counters(
             "teamgate_bad_cookies_total",
@@ -301,6 +318,8 @@ impl Metrics {
             first_byte,
             total,
             in_flight,
+            open_connections,
+            connections_closed,
             bad_cookies,
             connections,
             connections_refused,
