@@ -78,11 +78,18 @@ impl Conversation {
         }
     }
 
+    /// The head of a 101 is about to be written: what follows it are frames of a WebSocket.
+    pub fn becomes_tunnel(&self) {
+        if let Some(wire) = &self.wire {
+            wire.becomes_tunnel();
+        }
+    }
+
     /// Comes to an end when the request is to be dropped: it was ended, and has had the time to say so.
     async fn overdue(&self) {
         self.line.ended().await;
         if let Some(wire) = &self.wire {
-            wire.wake();
+            wire.end();
         }
         tokio::time::sleep(FAREWELL).await;
     }
@@ -107,7 +114,8 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn new(limits: Limits) -> Options {
         let mut server = HttpServerOptions::default();
-        server.keepalive_request_limit = limits.requests;
+        // Pingora counts those after the first.
+        server.keepalive_request_limit = Some(limits.requests.saturating_sub(1));
         server.h2_idle_timeout = Some(limits.idle);
         // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
         let mut http2 = default_h2_options();

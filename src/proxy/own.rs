@@ -167,5 +167,6 @@ pub fn unreadable(
         ),
         Unreadable::Misdirected => render::misdirected(&common, &arrival.link(), shape),
         Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
+        Unreadable::TargetTooLong => render::target_too_long(&common, shape),
     }
 }
