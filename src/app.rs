@@ -28,7 +28,8 @@ use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
-use crate::listener::{self, Bound, H2c, Listen, Listener};
+use crate::listener::admission::{self, Admission};
+use crate::listener::{Bound, H2c, Listen, Listener, ProxyProtocol};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
 use crate::open::Open;
@@ -42,6 +43,7 @@ use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
+use crate::throttle::Throttle;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +159,8 @@ impl App {
             live: live.clone(),
             clock: clock.clone(),
             telemetry: telemetry.clone(),
+            sign_ins: Throttle::default(),
+            callbacks: Throttle::default(),
         };
         let services = Services { gate, login, live, assertions };
         let under_way = Arc::new(AtomicUsize::new(0));
@@ -269,19 +273,31 @@ impl App {
             open: self.open.clone(),
             under_way: self.under_way.clone(),
         };
+        let admission = self.admission();
         server.add_service(Listener {
             app: Arc::new(http_proxy(&server.configuration, proxy)),
             bound: std::mem::take(&mut self.listeners),
-            limits: listener::Limits {
-                head_within: Duration::from_secs(10),
-                head_bytes: 64 * 1024,
-                requests: None,
-                streams: 100,
-                idle: Duration::from_secs(75),
-            },
+            limits: assemble::listener_limits(&self.compiled.limits),
+            admission,
+            telemetry: self.telemetry.clone(),
+            clock: self.clock.clone(),
             accepts,
         });
         server
+    }
+
+    /// How many connections there may be, and a gauge of how many there are.
+    fn admission(&self) -> Admission {
+        let admission = Admission::new(admission::Settings {
+            connections: self.compiled.limits.connections,
+            per_address: self.compiled.limits.connections_per_address,
+            proxies: self.compiled.trusted_proxies.clone(),
+        });
+        let counted = admission.clone();
+        self.telemetry.metrics.at_scrape(move |metrics| {
+            metrics.connections.set(i64::try_from(counted.open()).unwrap_or(i64::MAX));
+        });
+        admission
     }
 
     fn start_timers(&self) {
@@ -455,7 +471,7 @@ impl ShutdownSignalWatch for Signals {
 
 /// Takes an address for browsers. Within a runtime.
 fn listen(address: SocketAddr) -> Result<Bound, Error> {
-    let listen = Listen { address, h2c: H2c::Unknown };
+    let listen = Listen { address, h2c: H2c::Unknown, proxy_protocol: ProxyProtocol::Unknown };
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -34,7 +34,7 @@ use tokio::runtime::Handle;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{keep_private, strip_hop_by_hop};
+use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
@@ -51,9 +51,6 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::{Decision, Ending, StatusClass};
-
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
 
 /// The proxy.
 pub struct Proxy {
@@ -247,6 +244,22 @@ fn grounds(admitted: &Admitted) -> String {
     }
 }
 
+/// An answer that is none: the app's fault.
+fn nonsense(what: Nonsense) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
+}
+
+/// What was answered, but for interim answers: after those the one that counts is still to come.
+fn answered_with(session: &Session) -> Option<StatusCode> {
+    let status = session.response_written()?.status;
+    (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
+}
+
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -275,6 +288,7 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            interim: 0,
             open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -288,7 +302,11 @@ impl ProxyHttp for Proxy {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
         // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
         if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
+        }
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no interim answers (RFC 9110 §15.2).
+            session.set_ignore_info_resp(true);
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
@@ -380,10 +398,13 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked =
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
-            unasked.as_up();
-            return Err(unasked);
+            return Err(nonsense(Nonsense::Protocol));
+        }
+        let client = session.req_header().version;
+        settle_framing(response, client).map_err(nonsense)?;
+        if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is that of the connection; Pingora would find out after it has promised to keep it.
+            session.set_keepalive(None);
         }
         if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
             open.becomes(kind);
@@ -396,6 +417,13 @@ impl ProxyHttp for Proxy {
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
         if response.status.is_informational() {
+            context.interim += 1;
+            if context.interim > MAX_INTERIM {
+                return Err(nonsense(Nonsense::Interim));
+            }
+            if response.status != StatusCode::SWITCHING_PROTOCOLS {
+                strip_hop_by_hop(response);
+            }
             return Ok(());
         }
         let admitted = context.stage.admitted().map_err(closed)?;
@@ -424,7 +452,7 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
-        if gone || session.response_written().is_some() {
+        if gone || answered_with(session).is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
@@ -462,7 +490,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
         self.account_for(session, context, status, total);
     }

@@ -542,9 +542,10 @@ mod tests {
     type Outcome = Result<(), Box<dyn Error>>;
 
     const LIMITS: Limits = Limits {
+        ready_within: Duration::from_secs(10),
         head_within: Duration::from_millis(200),
         head_bytes: 64,
-        requests: None,
+        requests: 10,
         streams: 1,
         idle: Duration::from_secs(60),
     };

@@ -31,6 +31,8 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How many interim answers the app gave.
+    pub interim: usize,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was

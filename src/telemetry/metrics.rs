@@ -14,8 +14,9 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CookieFault, Decision, Ending, Endpoint, Freshness, Labels, LogStream, One,
-    OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    AssertionSource, CallOutcome, ConnectionRefusal, CookieFault, Decision, Ending, Endpoint, Freshness,
+    Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass,
+    StoreOperation, Throttled,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -49,10 +50,17 @@ pub struct Metrics {
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
 
+    /// Connections of clients.
+    pub connections: IntGauge,
+    /// Connections that were closed before their first request.
+    pub connections_refused: Counters<ConnectionRefusal>,
+
     /// Browsers sent to Bitbucket.
     pub sign_in_starts: IntCounter,
     /// Ends of sign-ins.
     pub sign_ins: Counters<SignInOutcome>,
+    /// What was refused because somebody did it too often.
+    pub throttled: Counters<Throttled>,
     /// Sessions that count.
     pub sessions: IntGauge,
 
@@ -163,6 +171,22 @@ impl Metrics {
              `secret_file`.",
         )?;
 
+        t.section("Connections");
+        let connections = t.gauge(
+            "teamgate_connections",
+            "Connections of clients that are open.",
+            "Near `limits.connections` new ones are about to be refused. Many connections and few requests are \
+             clients that hold on to them.",
+        )?;
+        let connections_refused = t.counters(
+            "teamgate_connections_refused_total",
+            "Connections that were closed before their first request.",
+            "`full` rising keeps people out: raise `limits.connections`, or find out who holds them. \
+             `address_full` is one client, or an office behind one address. `not_a_proxy` and `proxy_header` \
+             mean that something reaches a listener around the proxy, or that proxy and listener disagree \
+             about the PROXY protocol.",
+        )?;
+
         t.section("Signing in");
         let sign_in_starts = t.counter(
             "teamgate_sign_in_starts_total",
@@ -175,6 +199,12 @@ impl Metrics {
             "Sign-ins that ended, one way or the other.",
             "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
              that refuses cookies.",
+        )?;
+        let throttled = t.counters(
+            "teamgate_throttled_total",
+            "Requests answered with 429 because their address had too many of the kind.",
+            "A rise is somebody trying, or an office behind one address that is larger than \
+             `limits.sign_ins` or `limits.callbacks` allow for.",
         )?;
         let sessions = t.gauge(
             "teamgate_sessions",
@@ -291,8 +321,11 @@ impl Metrics {
             open_connections,
             connections_closed,
             bad_cookies,
+            connections,
+            connections_refused,
             sign_in_starts,
             sign_ins,
+            throttled,
             sessions,
             memberships,
             oldest_membership,
