@@ -301,12 +301,12 @@ impl ProxyHttp for Proxy {
         context.conversation.head_is_read();
         let peer = peer_of(context);
         let now = self.clock.now();
-        let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
-                wire.get_headers_raw_bytes()
-            }
-            _ => Bytes::new(),
-        };
+        if session.req_header().headers.contains_key(TRANSFER_ENCODING) {
+            // Parsers of chunks differ (ours takes any byte in an extension, and no digits for a size): if a proxy
+            // before us sees another end of the body, what is behind it must be no request to us.
+            session.set_keepalive(None);
+        }
+        let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
         let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
@@ -415,6 +415,11 @@ impl ProxyHttp for Proxy {
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
         if gone || answered_with(session).is_some() {
+            if !gone && session.as_http1().is_some() {
+                // What was said already may still be on its way: without it this looks like no answer at all, and
+                // some clients try again then.
+                session.as_downstream_mut().shutdown().await;
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
