@@ -28,9 +28,12 @@ use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
-use crate::listener::{self, Bound, H2c, Listen, Listener};
+use crate::listener::admission::{self, Admission};
+use crate::listener::{Bound, H2c, Listen, Listener, ProxyProtocol};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
+use crate::open::Open;
+use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
@@ -40,6 +43,7 @@ use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
+use crate::throttle::Throttle;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +103,7 @@ pub struct App {
     listeners: Vec<Bound>,
     admin: TcpListener,
     health: Arc<Health>,
+    open: Open,
     under_way: Arc<AtomicUsize>,
 }
 
@@ -154,6 +159,8 @@ impl App {
             live: live.clone(),
             clock: clock.clone(),
             telemetry: telemetry.clone(),
+            sign_ins: Throttle::default(),
+            callbacks: Throttle::default(),
         };
         let services = Services { gate, login, live, assertions };
         let under_way = Arc::new(AtomicUsize::new(0));
@@ -171,6 +178,7 @@ impl App {
             listeners,
             admin,
             health: Arc::new(Health::default()),
+            open: Open::default(),
             under_way,
         })
     }
@@ -262,26 +270,58 @@ impl App {
             ids: RequestIds::new(&self.entropy),
             resolver: Resolver::default(),
             telemetry: self.telemetry.clone(),
+            open: self.open.clone(),
             under_way: self.under_way.clone(),
         };
+        let admission = self.admission();
         server.add_service(Listener {
             app: Arc::new(http_proxy(&server.configuration, proxy)),
             bound: std::mem::take(&mut self.listeners),
-            limits: listener::Limits {
-                head_within: Duration::from_secs(10),
-                head_bytes: 64 * 1024,
-                requests: None,
-                streams: 100,
-                idle: Duration::from_secs(75),
-            },
+            limits: assemble::listener_limits(&self.compiled.limits),
+            admission,
+            telemetry: self.telemetry.clone(),
+            clock: self.clock.clone(),
             accepts,
         });
         server
     }
 
+    /// How many connections there may be, and a gauge of how many there are.
+    fn admission(&self) -> Admission {
+        let admission = Admission::new(admission::Settings {
+            connections: self.compiled.limits.connections,
+            per_address: self.compiled.limits.connections_per_address,
+            proxies: self.compiled.trusted_proxies.clone(),
+        });
+        let counted = admission.clone();
+        self.telemetry.metrics.at_scrape(move |metrics| {
+            metrics.connections.set(i64::try_from(counted.open()).unwrap_or(i64::MAX));
+        });
+        admission
+    }
+
     fn start_timers(&self) {
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let watch = Watch {
+            open: self.open.clone(),
+            gate: self.services.gate.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(async move {
+            let mut pace = watch.pace();
+            loop {
+                pace.next().await;
+                let (watch, current, now) = (watch.clone(), current.load_full(), clock.now());
+                // In a task of its own: a mistake in one round must not leave everything open for ever.
+                let round = tokio::spawn(async move { watch.round(&current.gate, now).await });
+                if round.await.is_err() {
+                    tracing::error!("open connections could not be decided on; please report this");
+                }
+            }
+        });
 
         let (live, current, clock, telemetry) =
             (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
@@ -355,7 +395,7 @@ impl App {
 
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
-        let (live, store) = (self.services.live.clone(), self.store.clone());
+        let (live, store, open) = (self.services.live.clone(), self.store.clone(), self.open.clone());
         self.telemetry.metrics.at_scrape(move |metrics| {
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
@@ -364,6 +404,9 @@ impl App {
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+            for (kind, count) in open.census(now) {
+                metrics.open_connections.of(kind).set(count);
+            }
             let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
             metrics.corrupted_records.inc_by(spoiled);
         });
@@ -428,7 +471,7 @@ impl ShutdownSignalWatch for Signals {
 
 /// Takes an address for browsers. Within a runtime.
 fn listen(address: SocketAddr) -> Result<Bound, Error> {
-    let listen = Listen { address, h2c: H2c::Unknown };
+    let listen = Listen { address, h2c: H2c::Unknown, proxy_protocol: ProxyProtocol::Unknown };
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 

@@ -10,6 +10,8 @@ pub mod facts;
 mod failure;
 pub mod own;
 mod response;
+mod revocable;
+mod streams;
 mod tunnel;
 pub mod upstream;
 
@@ -33,12 +35,14 @@ use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
+use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
@@ -46,10 +50,7 @@ use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass};
-
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
+use crate::telemetry::labels::{Decision, Ending, StatusClass};
 
 /// The proxy.
 pub struct Proxy {
@@ -69,6 +70,8 @@ pub struct Proxy {
     pub resolver: Resolver,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What is decided on again while it is under way.
+    pub open: Open,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -127,6 +130,8 @@ impl Proxy {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
     }
@@ -196,7 +201,7 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => None,
+            _ => context.conversation.line.ending().map(Ending::sentence),
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -250,6 +255,11 @@ fn answered_with(session: &Session) -> Option<StatusCode> {
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -279,6 +289,7 @@ impl ProxyHttp for Proxy {
             first_byte: None,
             upstream_error: None,
             interim: 0,
+            open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -291,7 +302,7 @@ impl ProxyHttp for Proxy {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
         // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
         if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
         }
         if session.req_header().version < Version::HTTP_11 {
             // It knows no interim answers (RFC 9110 §15.2).
@@ -350,16 +361,33 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
+        if context.open.is_some() {
+            // Only now: Pingora has settled what this stream may do by what it was before.
+            revocable(session.as_mut(), &context.conversation.line);
+        }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let (Some(_), Some(open)) = (body, &context.open) {
+            open.heard();
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -377,6 +405,12 @@ impl ProxyHttp for Proxy {
         if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
             // Its end is that of the connection; Pingora would find out after it has promised to keep it.
             session.set_keepalive(None);
+        }
+        if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
+            open.becomes(kind);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            context.conversation.becomes_tunnel();
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
@@ -409,6 +443,10 @@ impl ProxyHttp for Proxy {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        if let (Some(ending), Some(arrival)) = (context.conversation.line.ending(), context.stage.arrival()) {
+            streams::say_goodbye(session, &pages::common(&context.snapshot, arrival), ending).await;
+            return FailToProxy { error_code: 403, can_reuse_downstream: false };
+        }
         let gone = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed

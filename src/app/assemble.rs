@@ -13,8 +13,9 @@ use crate::directory;
 use crate::directory::plan::Ages;
 use crate::gate;
 use crate::gate::cookie::{self, SameSite, Secure};
+use crate::listener;
 use crate::login;
-use crate::snapshot::{Callback, Edge, Requirements, RouteTable, Snapshot, Stripped};
+use crate::snapshot::{Callback, Edge, Limits, Requirements, RouteTable, Snapshot, Stripped};
 use crate::telemetry::labels;
 use crate::telemetry::{self, Telemetry, metrics};
 
@@ -65,6 +66,11 @@ pub(super) fn snapshot(compiled: &Compiled, telemetry: &Telemetry) -> Result<Sna
             session: compiled.session,
             directory,
             serves: Box::new(move |host| host == own_host || serves.names(host)),
+            limits: login::Limits {
+                sign_ins: compiled.limits.sign_ins,
+                callbacks: compiled.limits.callbacks,
+                exempt: compiled.trusted_proxies.clone(),
+            },
         },
         assertion: assertion::Settings {
             header: compiled.assertion.header.clone(),
@@ -120,6 +126,21 @@ fn edge(compiled: &Compiled) -> Edge {
         bitbucket_web: compiled.bitbucket.web_url.clone(),
         upstream: compiled.upstream_timeouts,
         limits: compiled.limits,
+    }
+}
+
+/// What connections may cost.
+pub(super) fn listener_limits(limits: &Limits) -> listener::Limits {
+    // What a head has besides its target and what its fields say: a method, a version, and for each field a colon, a
+    // space and an end of line. Within this a request that is too large is read to its end and gets a page of ours.
+    let spelling = 256 + 4 * limits.header_fields;
+    listener::Limits {
+        ready_within: limits.handshake_timeout,
+        head_within: limits.header_timeout,
+        head_bytes: 2 * (limits.header_bytes + limits.target_bytes + spelling),
+        requests: limits.requests_per_connection,
+        streams: limits.http2_streams,
+        idle: limits.keep_alive,
     }
 }
 

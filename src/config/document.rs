@@ -426,7 +426,7 @@ impl Default for UpstreamTimeouts {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// How long a request's header fields may be together, names and values; longer ones get 431.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "256KiB"))]
     pub header_bytes: Size,
     /// How many header fields a request may have; more get 431.
     #[schemars(extend("x-min" = "10", "x-max" = "250"))]

@@ -16,7 +16,7 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use super::stream::{Tls, Wire};
-use super::{H2c, Limits, Listen};
+use super::{H2c, Limits, Listen, ProxyProtocol};
 use crate::open::Line;
 
 /// Who is at the two ends of a connection.
@@ -51,7 +51,8 @@ impl Conversation {
     /// A request that came on no connection of ours: nobody's, from nowhere.
     pub fn detached() -> Arc<Conversation> {
         let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        let listen = Arc::new(Listen { address: nowhere, h2c: H2c::Unknown });
+        let listen =
+            Arc::new(Listen { address: nowhere, h2c: H2c::Unknown, proxy_protocol: ProxyProtocol::Unknown });
         Arc::new(Conversation {
             ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
             line: Line::new(),
@@ -68,11 +69,18 @@ impl Conversation {
         }
     }
 
+    /// The head of a 101 is about to be written: what follows it are frames of a WebSocket.
+    pub fn becomes_tunnel(&self) {
+        if let Some(wire) = &self.wire {
+            wire.becomes_tunnel();
+        }
+    }
+
     /// Comes to an end when the request is to be dropped: it was ended, and has had the time to say so.
     async fn overdue(&self) {
         self.line.ended().await;
         if let Some(wire) = &self.wire {
-            wire.wake();
+            wire.end();
         }
         tokio::time::sleep(FAREWELL).await;
     }
@@ -97,7 +105,8 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn new(limits: Limits) -> Options {
         let mut server = HttpServerOptions::default();
-        server.keepalive_request_limit = limits.requests;
+        // Pingora counts those after the first.
+        server.keepalive_request_limit = Some(limits.requests.saturating_sub(1));
         server.h2_idle_timeout = Some(limits.idle);
         // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
         let mut http2 = default_h2_options();

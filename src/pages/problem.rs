@@ -53,6 +53,10 @@ pub enum Event {
     TooLarge,
     /// The headers are longer, or more, than the gateway takes.
     HeadersTooLarge,
+    /// The target is longer than the gateway takes.
+    TargetTooLong,
+    /// The rest of the request did not come in time.
+    RequestTimeout,
     /// A page of another site asks in the visitor's name.
     ForeignOrigin,
     /// Something of our own that this needs (the store) is away.
@@ -82,7 +86,7 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 23] = [
+    pub const ALL: [Event; 25] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
@@ -100,6 +104,8 @@ impl Event {
         Event::TooMany,
         Event::TooLarge,
         Event::HeadersTooLarge,
+        Event::TargetTooLong,
+        Event::RequestTimeout,
         Event::ForeignOrigin,
         Event::Unavailable,
         Event::AppDown,
@@ -195,6 +201,15 @@ impl Event {
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Grpc::ResourceExhausted,
                 "Your browser sent more along than fits",
+            ),
+            Event::TargetTooLong => {
+                ("target-too-long", S::URI_TOO_LONG, Grpc::InvalidArgument, "This address is too long")
+            }
+            Event::RequestTimeout => (
+                "request-timeout",
+                S::REQUEST_TIMEOUT,
+                Grpc::DeadlineExceeded,
+                "Your request didn’t arrive in full",
             ),
             Event::ForeignOrigin => (
                 "foreign-origin",

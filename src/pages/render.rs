@@ -91,6 +91,21 @@ pub fn headers_too_large(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
     notice(common, Problem::new(Event::HeadersTooLarge, lead), view, shape)
 }
 
+/// 414: the address is too long.
+pub fn target_too_long(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
+    let lead = "The address, with everything behind the question mark, is longer than fits through here.";
+    let view = Notice { action: Some(ACCOUNT), ..lead.into() };
+    notice(common, Problem::new(Event::TargetTooLong, lead), view, shape)
+}
+
+/// 408: the rest of the request did not come in time.
+pub fn request_timeout(common: &Common<'_>, again: &str, shape: Shape) -> Response<Bytes> {
+    let lead = "A part of what you were sending didn’t arrive in time.";
+    let notes = ["If you were saving something, look whether it arrived before you do it again."];
+    let view = Notice { notes: &notes, action: Some(try_again(again)), ..lead.into() };
+    notice(common, Problem::new(Event::RequestTimeout, lead), view, shape)
+}
+
 /// 403: `reason` is a whole sentence of ours that says what another site's page tried.
 pub fn foreign_origin(common: &Common<'_>, reason: &str, shape: Shape) -> Response<Bytes> {
     let notes = ["Nothing was done. You can do it yourself, here."];
@@ -311,6 +326,8 @@ mod tests {
             (Event::TooMany, too_many(common, again, wait, shape)),
             (Event::TooLarge, too_large(common, shape)),
             (Event::HeadersTooLarge, headers_too_large(common, shape)),
+            (Event::TargetTooLong, target_too_long(common, shape)),
+            (Event::RequestTimeout, request_timeout(common, again, shape)),
             (Event::ForeignOrigin, foreign_origin(common, name, shape)),
             (Event::Unavailable, unavailable(common, again, wait, shape)),
             (Event::AppDown, app_down(common, name, again, shape)),

@@ -161,5 +161,6 @@ pub fn unreadable(
             shape,
         ),
         Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
+        Unreadable::TargetTooLong => render::target_too_long(&common, shape),
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::labels::{LogStream, SignInOutcome};
+use super::labels::{Ending, LogStream, OpenKind, SignInOutcome};
 use super::line::{Line, Style, with_buffer};
 use super::metrics::Metrics;
 use super::writer::Writer;
@@ -96,6 +96,26 @@ pub enum Event {
         /// Where the browser is.
         client: IpAddr,
         /// The request.
+        request_id: String,
+    },
+    /// A connection that was open lost its pass and was ended.
+    ConnectionEnded {
+        /// Whose.
+        account: AccountId,
+        /// The session that it was opened with.
+        #[serde(serialize_with = "short")]
+        session: SessionKey,
+        /// The route that admitted it.
+        route: String,
+        /// What it was.
+        kind: OpenKind,
+        /// Why.
+        reason: Ending,
+        /// How long it was open, in seconds.
+        open_seconds: u64,
+        /// Where the client is.
+        client: IpAddr,
+        /// The request that opened it.
         request_id: String,
     },
     /// Bitbucket gives other groups than before.
@@ -261,6 +281,16 @@ pub(super) mod tests {
                 reason: "in none of my-team".to_owned(),
                 client,
                 request_id,
+            },
+            Event::ConnectionEnded {
+                account,
+                session,
+                route: "wiki".to_owned(),
+                kind: OpenKind::WebSocket,
+                reason: Ending::SignedOut,
+                open_seconds: 90,
+                client,
+                request_id: "r-2".to_owned(),
             },
             Event::MembershipChanged {
                 account,

@@ -14,8 +14,9 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream, One,
-    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    AssertionSource, CallOutcome, ConnectionRefusal, CookieFault, Decision, Ending, Endpoint, Freshness,
+    Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass,
+    StoreOperation, Throttled,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -42,13 +43,24 @@ pub struct Metrics {
     first_byte: HistogramVec,
     total: HistogramVec,
     in_flight: IntGauge,
+    /// Requests of signed-in people that stay open.
+    pub open_connections: Gauges<OpenKind>,
+    /// Those that were ended because they lost their pass.
+    pub connections_closed: Counters<Ending>,
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
+
+    /// Connections of clients.
+    pub connections: IntGauge,
+    /// Connections that were closed before their first request.
+    pub connections_refused: Counters<ConnectionRefusal>,
 
     /// Browsers sent to Bitbucket.
     pub sign_in_starts: IntCounter,
     /// Ends of sign-ins.
     pub sign_ins: Counters<SignInOutcome>,
+    /// What was refused because somebody did it too often.
+    pub throttled: Counters<Throttled>,
     /// Sessions that count.
     pub sessions: IntGauge,
 
@@ -140,11 +152,39 @@ impl Metrics {
             "Requests being served, open streams among them.",
             "A level that only rises is an upstream that hangs, or a client that reads slowly on purpose.",
         )?;
+        let open_connections = t.gauges(
+            "teamgate_open_connections",
+            "Requests of signed-in people that stay open and are decided on again and again: WebSockets, event \
+             streams, gRPC calls, and whatever else takes longer than 5 s.",
+            "What a restart would cut.",
+        )?;
+        let connections_closed = t.counters(
+            "teamgate_connections_closed_total",
+            "Open connections that lost their pass and were ended.",
+            "`cannot_tell` means that people are cut off by Bitbucket's silence, not by a rule; many \
+             `not_allowed` at once mean that a team or a rule changed.",
+        )?;
         let bad_cookies = t.counters(
             "teamgate_bad_cookies_total",
             "Requests with a session cookie that was of no use.",
             "`forged` without a key rotation behind it is somebody guessing, or a replica with another \
              `secret_file`.",
+        )?;
+
+        t.section("Connections");
+        let connections = t.gauge(
+            "teamgate_connections",
+            "Connections of clients that are open.",
+            "Near `limits.connections` new ones are about to be refused. Many connections and few requests are \
+             clients that hold on to them.",
+        )?;
+        let connections_refused = t.counters(
+            "teamgate_connections_refused_total",
+            "Connections that were closed before their first request.",
+            "`full` rising keeps people out: raise `limits.connections`, or find out who holds them. \
+             `address_full` is one client, or an office behind one address. `not_a_proxy` and `proxy_header` \
+             mean that something reaches a listener around the proxy, or that proxy and listener disagree \
+             about the PROXY protocol.",
         )?;
 
         t.section("Signing in");
@@ -159,6 +199,12 @@ impl Metrics {
             "Sign-ins that ended, one way or the other.",
             "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
              that refuses cookies.",
+        )?;
+        let throttled = t.counters(
+            "teamgate_throttled_total",
+            "Requests answered with 429 because their address had too many of the kind.",
+            "A rise is somebody trying, or an office behind one address that is larger than \
+             `limits.sign_ins` or `limits.callbacks` allow for.",
         )?;
         let sessions = t.gauge(
             "teamgate_sessions",
@@ -272,9 +318,14 @@ impl Metrics {
             first_byte,
             total,
             in_flight,
+            open_connections,
+            connections_closed,
             bad_cookies,
+            connections,
+            connections_refused,
             sign_in_starts,
             sign_ins,
+            throttled,
             sessions,
             memberships,
             oldest_membership,
