@@ -33,6 +33,8 @@ pub struct Context {
     pub first_byte: Option<Duration>,
     /// How many interim answers the app gave.
     pub interim: usize,
+    /// Whether the app's answer is here to its last byte.
+    pub answered: bool,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was

@@ -375,7 +375,7 @@ async fn a_request_line_has_one_form() -> Checked {
         ("\nGET /public/x HTTP/1.1", 400, None),
         ("G(T /public/x HTTP/1.1", 400, None),
         ("GET  /public/x HTTP/1.1", 400, None),
-        (&format!("GET /public/{long} HTTP/1.1"), 400, None),
+        (&format!("GET /public/{long} HTTP/1.1"), 414, None),
     ] {
         let before = setup.upstream.received().len();
         let bytes =
@@ -545,45 +545,47 @@ async fn what_is_sent_behind_a_request_is_not_believed() -> Checked {
     Ok(())
 }
 
-/// threats 11: an app that answers before it has the body, and a client that sends it all the same.
+/// threats 11: an app that answers before it has the body takes the body for the next request, one that no gate has
+/// seen. What comes after the answer never reaches it.
 #[tokio::test]
 async fn a_body_that_an_app_did_not_wait_for_is_no_request_to_it_or_to_us() -> Checked {
     let app = Blunt::start().await?;
     let setup = Setup::with(Config::default().route(&app.route("app"))).await?;
-    let inner = format!("GET /public/smuggled HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    for (status, expects) in [(403, true), (200, true), (403, false), (200, false)] {
-        app.forget();
-        app.answers(format!("HTTP/1.1 {status} Early\r\nContent-Length: 5\r\n\r\nearly"));
-        let expect = if expects { "Expect: 100-continue\r\n" } else { "" };
-        let length = inner.len();
-        let head =
-            format!("POST /app/outer HTTP/1.1\r\nHost: {HOST}\r\n{expect}Content-Length: {length}\r\n\r\n");
-        let mut wire = Wire::connect(setup.gateway.address()).await?;
-        wire.send(head.as_bytes()).await?;
-        let response = wire.response().await?;
-        assert_eq!(response.expect(status)?.text(), "early");
-        assert_eq!(response.all("connection"), ["close"], "{status} {expects}");
-        // It may be closed by now.
-        let _ = wire.send(inner.as_bytes()).await;
-        assert_eq!(wire.rest().await?, b"", "{status} {expects}");
-        // Somebody else is served by the same app, on a connection where nothing is left over.
-        app.answers("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
-        let mut other = Wire::connect(setup.gateway.address()).await?;
-        other.send(format!("GET /app/next HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
-        assert_eq!(other.response().await?.expect(200)?.text(), "next");
-        let heard = app.heard().concat();
-        assert_eq!(heard.matches("/app/next").count(), 1, "{heard}");
-        assert_eq!(heard.matches("/app/outer").count(), 1, "{heard}");
-        for connection in app.heard() {
-            // Nothing but a head of ours begins a request there.
-            let smuggled = connection.find("smuggled").unwrap_or(0);
-            assert!(
-                connection.rfind("/app/next").is_none_or(|next| smuggled == 0 || next < smuggled),
-                "{connection}"
-            );
+    let inner = format!("GET /app/smuggled HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-User: root\r\n\r\n");
+    let length = format!("Content-Length: {}\r\n", inner.len());
+    let chunks = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    for early in [
+        "HTTP/1.1 403 Early\r\nContent-Length: 5\r\n\r\nearly",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n0\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+    ] {
+        for (framing, body) in [
+            (length.clone(), &inner),
+            (format!("Expect: 100-continue\r\n{length}"), &inner),
+            ("Transfer-Encoding: chunked\r\n".to_owned(), &chunks),
+        ] {
+            let what = format!("{early} {framing}");
+            app.forget();
+            app.answers(early);
+            let mut wire = Wire::connect(setup.gateway.address()).await?;
+            let head = format!("POST /app/outer HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n");
+            wire.send(head.as_bytes()).await?;
+            let response = wire.response().await.map_err(|error| format!("{what}: {error}"))?;
+            assert!(["early", ""].contains(&response.text().as_str()), "{what}");
+            // It may be closed by now.
+            let _ = wire.send(body.as_bytes()).await;
+            assert_eq!(wire.rest().await?, b"", "{what}");
+            // Somebody else is served by the same app.
+            app.answers("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+            let mut other = Wire::connect(setup.gateway.address()).await?;
+            other.send(format!("GET /app/next HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
+            assert_eq!(other.response().await?.expect(200)?.text(), "next", "{what}");
+            let heard = app.heard().concat();
+            assert_eq!(heard.matches("/app/next").count(), 1, "{what}: {heard}");
+            assert!(!heard.contains("smuggled"), "{what}: {heard}");
         }
     }
-    assert_eq!(targets(&setup), [""; 0]);
     Ok(())
 }
 
