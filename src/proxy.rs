@@ -8,6 +8,7 @@
 pub mod context;
 pub mod facts;
 mod failure;
+mod https;
 pub mod own;
 mod response;
 mod revocable;
@@ -329,7 +330,9 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
-        let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
+        let ends = context.conversation.ends.clone();
+        let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
+        let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
                 // Where its end is in doubt, so is the beginning of the next one.
@@ -340,6 +343,12 @@ impl ProxyHttp for Proxy {
                 return self.answer(session, context, answered, page).await;
             }
         };
+        if let Some((decision, answer)) =
+            https::elsewhere(&ends.listen, &snapshot, &reading, request_shape(session))
+        {
+            let answered = Answered::of(reading.arrival, decision);
+            return self.answer(session, context, answered, answer).await;
+        }
         if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path)
             && snapshot.serves(&reading.arrival.host)
         {
@@ -444,6 +453,7 @@ impl ProxyHttp for Proxy {
         }
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
         }

@@ -13,6 +13,7 @@ use pingora::http::RequestHeader;
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::facts::Arrival;
+use crate::listener::Ends;
 use crate::route::host::canonical_host;
 use crate::route::refusal::Refusal;
 use crate::route::target::{Target, canonical, origin_form};
@@ -75,6 +76,9 @@ pub enum Unreadable {
     /// 405: TRACE shows cookies to scripts, CONNECT is no request to an app.
     #[error("This method is not for apps.")]
     Method,
+    /// 421: it came over a connection that is for another host (RFC 9110 §7.4).
+    #[error("The request came over a connection that is for another host.")]
+    Misdirected,
     /// 431: more than `limits.header_fields` fields, or `limits.header_bytes` of them.
     #[error("The request carries more headers than the gateway takes.")]
     TooManyHeaders,
@@ -121,6 +125,18 @@ pub fn read(
         _ => "http",
     };
     Ok(Reading { arrival, target, proto, via, peer: peer.address.to_canonical() })
+}
+
+/// Takes a request that came over the right connection. A proxy of ours may ask for every host over one.
+///
+/// # Errors
+///
+/// [`Unreadable::Misdirected`].
+pub fn rightly_directed(reading: Reading, ends: &Ends) -> Result<Reading, (Unreadable, Box<Arrival>)> {
+    match reading.via == Via::Direct && ends.are_wrong_for(&reading.arrival.host) {
+        true => Err((Unreadable::Misdirected, Box::new(reading.arrival))),
+        false => Ok(reading),
+    }
 }
 
 fn understand(
