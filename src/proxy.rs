@@ -37,7 +37,7 @@ use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::patience::{Patience, Stalled, be_patient};
-use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
@@ -54,6 +54,9 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::{Decision, Ending, StatusClass};
+
+/// How long a client that is still sending may go on to, once it has its answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct Proxy {
@@ -255,6 +258,13 @@ fn nonsense(what: Nonsense) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
 }
 
+/// Lets a client that is still sending read its answer: closing on it would be a reset, which overtakes the answer.
+async fn linger(session: &mut Session) {
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    // Whoever takes longer has had the time to read.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
 /// What was answered, but for interim answers: after those the one that counts is still to come.
 fn answered_with(session: &Session) -> Option<StatusCode> {
     let status = session.response_written()?.status;
@@ -291,6 +301,7 @@ impl ProxyHttp for Proxy {
             upstream_error: None,
             stalled: None,
             interim: 0,
+            answered: false,
             open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -310,12 +321,12 @@ impl ProxyHttp for Proxy {
         context.conversation.head_is_read();
         let peer = peer_of(context);
         let now = self.clock.now();
-        let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
-                wire.get_headers_raw_bytes()
-            }
-            _ => Bytes::new(),
-        };
+        if session.req_header().headers.contains_key(TRANSFER_ENCODING) {
+            // Parsers of chunks differ (ours takes any byte in an extension, and no digits for a size): if a proxy
+            // before us sees another end of the body, what is behind it must be no request to us.
+            session.set_keepalive(None);
+        }
+        let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
         let ends = context.conversation.ends.clone();
         let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
         let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
@@ -394,6 +405,11 @@ impl ProxyHttp for Proxy {
         if let (Some(_), Some(open)) = (body, &context.open) {
             open.heard();
         }
+        if context.answered {
+            // An app that answers without having read the body may take it for the next request on this connection,
+            // one that no gate has seen. So the connection ends here; the client has its answer.
+            return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
+        }
         Ok(())
     }
 
@@ -442,7 +458,19 @@ impl ProxyHttp for Proxy {
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        context.answered |= end;
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -462,6 +490,14 @@ impl ProxyHttp for Proxy {
         let status = status_of(error);
         context.stalled = Stalled::find(error);
         if gone || answered_with(session).is_some() {
+            if !gone && session.as_http1().is_some() {
+                // What was said already may still be on its way: without it this looks like no answer at all, and
+                // some clients try again then.
+                session.as_downstream_mut().shutdown().await;
+                if context.answered {
+                    linger(session).await;
+                }
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {

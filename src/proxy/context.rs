@@ -34,6 +34,8 @@ pub struct Context {
     pub first_byte: Option<Duration>,
     /// How many interim answers the app gave.
     pub interim: usize,
+    /// Whether the app's answer is here to its last byte.
+    pub answered: bool,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
     /// What its client did not go on with.
