@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::awaited::{Rang, Waits, Watch};
 use super::balance::{Endpoint, NoneLeft, Pool, Pools, Taken};
-use super::patience::{Patience, Rang, Watch};
 use crate::route::upstream::app::{App, ServerErrors};
 use crate::route::upstream::balance::Key;
 
@@ -136,8 +136,8 @@ impl Attempts {
     }
 
     /// When the whole must be over, counted from the first attempt.
-    pub(super) fn end_by(&mut self, patience: &Patience) -> Option<Instant> {
-        let total = patience.total?;
+    pub(super) fn end_by(&mut self, waits: &Waits) -> Option<Instant> {
+        let total = waits.total?;
         Some(*self.end_by.get_or_insert_with(|| Instant::now() + total))
     }
 

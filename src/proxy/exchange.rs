@@ -15,10 +15,10 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
 use super::attempt::{Again, Attempts, Body, Broken, How, Method};
+use super::awaited::{Awaited, Rang, Waits, Watch};
 use super::balance::{Endpoint, NoneLeft};
 use super::context::{Admitted, Context};
 use super::failure::{kind_of, reason_of};
-use super::patience::{Awaited, Patience, Rang, Watch};
 use super::reach::Hold;
 use crate::route::upstream::app::{Balance, HostHeader, Timeouts, Version};
 use crate::route::upstream::balance::Key;
@@ -72,13 +72,13 @@ pub(super) fn watch(
     request: &RequestHeader,
     digest: Option<&Digest>,
 ) -> Result<()> {
-    let patience = Patience::of(timeouts, Awaited::by(&request.headers));
-    if patience.is_watched() {
+    let waits = Waits::of(timeouts, Awaited::by(&request.headers));
+    if waits.is_watched() {
         let hold = digest.and_then(Hold::of).ok_or_else(|| {
             Error::explain(ErrorType::InternalError, "a connection that nobody has a hold on")
         })?;
-        let end_by = attempts.end_by(&patience);
-        attempts.watch(Watch::over(hold, patience.header, end_by));
+        let end_by = attempts.end_by(&waits);
+        attempts.watch(Watch::over(hold, waits.header, end_by));
     }
     Ok(())
 }

@@ -12,9 +12,9 @@ use pingora::http::RequestHeader;
 use pingora::upstreams::peer::Peer;
 use pingora::{Error, ErrorType, Result};
 
+use super::awaited::Awaited;
 use super::balance::Endpoint;
 use super::failure::reason_of;
-use super::patience::Awaited;
 use super::reach::{Purpose, Reach};
 use crate::route::upstream::app::{HealthCheck, Probe, Timeouts};
 use crate::route::upstream::condition::Outcome;

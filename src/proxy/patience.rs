@@ -1,211 +1,144 @@
-//! How long a request waits for its app, and what happens then.
+//! How long a client may take, from phase to phase.
 //!
-//! Owns: [`Awaited`], [`Patience`], [`Watch`]. Must not know: which app it is.
+//! Owns: [`be_patient`], which tells Pingora; [`Patience`], for bodies in HTTP/2, where Pingora waits for ever;
+//! [`Stalled`], what becomes of who takes longer.
+//! Must not know: what is sent.
 //!
-//! Pingora knows one limit, for each single read. Where header and body have the same and the whole has none, it
-//! is all that is needed and costs nothing. Elsewhere an alarm ends the connection to the app: Pingora comes to
-//! its end, and [`Watch::rang`] says why.
+//! The time for a head is the listener's; here are the body, the answer and the pause before the next request.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE, UPGRADE};
-use tokio::task::AbortHandle;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorSource, ErrorType};
 
-use super::reach::Hold;
-use crate::route::upstream::app::Timeouts;
+use crate::facts::Shape;
+use crate::snapshot::Limits;
 
-/// What kind of answer a request waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Awaited {
-    /// One that comes to an end.
-    Answer,
-    /// An event stream, or gRPC: silent for as long as there is nothing to say.
-    Stream,
-    /// A WebSocket: silent for as long as there is nothing to say, and no answer but a connection.
-    Tunnel,
-}
-
-impl Awaited {
-    /// By what the request asks for.
-    pub fn by(headers: &HeaderMap) -> Awaited {
-        let websocket =
-            headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        if websocket {
-            return Awaited::Tunnel;
-        }
-        let grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes().get(..16).is_some_and(|b| b.eq_ignore_ascii_case(b"application/grpc"))
-        });
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok());
-        let events = accepted.flat_map(|field| field.split(',')).any(|range| {
-            let kind = range.split(';').next().unwrap_or("").trim();
-            kind.eq_ignore_ascii_case("text/event-stream")
-        });
-        if grpc || events { Awaited::Stream } else { Awaited::Answer }
+/// Bounds the silences of the request that `session` is about to serve.
+pub(super) fn be_patient(session: &mut Session, limits: &Limits) {
+    // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit. Those that
+    // it means to close (HTTP/1.0, or framing in doubt) stay so.
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(whole_seconds(limits.keep_alive)));
     }
+    session.set_read_timeout(Some(limits.body_timeout));
+    session.set_write_timeout(Some(limits.answer_timeout));
 }
 
-/// The limits of one request.
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
+/// How long the client of an HTTP/2 stream may be silent in its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Patience {
-    /// For each read: Pingora's own.
-    pub(super) read: Option<Duration>,
-    /// For the header of the answer, where `read` does not say it.
-    pub(super) header: Option<Duration>,
-    /// For the whole.
-    pub(super) total: Option<Duration>,
+    silence: Duration,
+    /// Whether each side may speak when it likes, once the first message is there.
+    conversation: bool,
+}
+
+/// How far the answer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// The app has said nothing.
+    None,
+    /// It is under way.
+    Begun,
+    /// It has been sent to its end.
+    Whole,
 }
 
 impl Patience {
-    /// With an app that should keep `timeouts`.
-    pub(super) fn of(timeouts: &Timeouts, awaited: Awaited) -> Patience {
-        match awaited {
-            Awaited::Answer => Patience {
-                read: Some(timeouts.idle),
-                header: (timeouts.header < timeouts.idle).then_some(timeouts.header),
-                total: timeouts.total,
-            },
-            Awaited::Stream | Awaited::Tunnel => {
-                Patience { read: None, header: Some(timeouts.header), total: None }
-            }
-        }
+    pub(super) fn new(limits: &Limits, shape: Shape) -> Patience {
+        Patience { silence: limits.body_timeout, conversation: shape == Shape::Grpc }
     }
 
-    /// Whether it takes alarms, and so a connection that no other request is on.
-    pub(super) fn is_watched(&self) -> bool {
-        self.header.is_some() || self.total.is_some()
+    /// What there is after `received` bytes of the body; `None` is any time. While an answer is under way both may
+    /// take turns, as they do in gRPC; then it is the answer that must go on. When it is over, the client has nothing
+    /// to wait for.
+    pub(super) fn with_body(self, answer: Answer, received: usize) -> Option<Duration> {
+        match answer {
+            Answer::None if self.conversation && received > 0 => None,
+            Answer::None | Answer::Whole => Some(self.silence),
+            Answer::Begun => None,
+        }
     }
 }
 
-/// Which limit was passed.
+/// A client that held on to a request without going on with it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rang {
-    /// No header in time.
-    Header,
-    /// No end in time.
-    Total,
+pub enum Stalled {
+    /// It sent nothing of its body for `limits.body_timeout`.
+    Sending,
+    /// It took nothing of its answer for `limits.answer_timeout`.
+    Taking,
 }
 
-/// Watches over one attempt to get an answer. Dropped, it lets the connection be.
-#[derive(Debug)]
-pub(super) struct Watch {
-    hold: Hold,
-    rang: Arc<AtomicU8>,
-    header: Option<Duration>,
-    waiting: Option<Alarm>,
-    _whole: Option<Alarm>,
-}
-
-const HEADER: u8 = 1;
-const TOTAL: u8 = 2;
-
-impl Watch {
-    /// Over the connection that `hold` is on. `end_by` is when the whole must be over.
-    pub(super) fn over(hold: Hold, header: Option<Duration>, end_by: Option<Instant>) -> Watch {
-        let rang = Arc::new(AtomicU8::new(0));
-        let whole = end_by.map(|at| Alarm::set(at, TOTAL, &rang, &hold));
-        Watch { hold, rang, header, waiting: None, _whole: whole }
-    }
-
-    /// The request is sent whole: from now on the app has its time for the header.
-    pub(super) fn asked(&mut self) {
-        if let (Some(header), None) = (self.header, &self.waiting) {
-            self.waiting = Some(Alarm::set(Instant::now() + header, HEADER, &self.rang, &self.hold));
-        }
-    }
-
-    /// The header has come.
-    pub(super) fn answered(&mut self) {
-        self.header = None;
-        self.waiting = None;
-    }
-
-    /// Which limit was passed, if any.
-    pub(super) fn rang(&self) -> Option<Rang> {
-        match self.rang.load(Ordering::Acquire) {
-            HEADER => Some(Rang::Header),
-            TOTAL => Some(Rang::Total),
+impl Stalled {
+    /// Whether that is what an error is about.
+    pub(super) fn find(error: &Error) -> Option<Stalled> {
+        match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, ErrorType::ReadTimedout) => Some(Stalled::Sending),
+            (ErrorSource::Downstream, ErrorType::WriteTimedout) => Some(Stalled::Taking),
             _ => None,
         }
     }
-}
 
-/// Ends a connection at a moment, unless it is dropped before.
-#[derive(Debug)]
-struct Alarm(AbortHandle);
-
-impl Alarm {
-    fn set(at: Instant, which: u8, rang: &Arc<AtomicU8>, hold: &Hold) -> Alarm {
-        let (rang, hold) = (rang.clone(), hold.clone());
-        let ringing = tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            // The first one counts.
-            let _ = rang.compare_exchange(0, which, Ordering::AcqRel, Ordering::Acquire);
-            hold.end();
-        });
-        Alarm(ringing.abort_handle())
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.0.abort();
+    /// For the log.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Stalled::Sending => "the client stopped sending its body",
+            Stalled::Taking => "the client stopped taking its answer",
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
-
     use super::*;
 
     #[test]
-    fn silence_is_no_fault_of_a_stream() {
-        let rows: &[(&[(&'static str, &'static str)], Awaited)] = &[
-            (&[], Awaited::Answer),
-            (&[("accept", "*/*")], Awaited::Answer),
-            (&[("accept", "text/html, text/*")], Awaited::Answer),
-            (&[("accept", "text/event-streams")], Awaited::Answer),
-            (&[("accept", "text/event-stream")], Awaited::Stream),
-            (&[("accept", "text/html, Text/Event-Stream;q=0.5")], Awaited::Stream),
-            (&[("accept", "text/html"), ("accept", "text/event-stream")], Awaited::Stream),
-            (&[("content-type", "application/grpc")], Awaited::Stream),
-            (&[("content-type", "Application/gRPC+proto")], Awaited::Stream),
-            (&[("content-type", "application/json")], Awaited::Answer),
-            (&[("upgrade", "websocket")], Awaited::Tunnel),
-            (&[("upgrade", "WebSocket")], Awaited::Tunnel),
-            (&[("upgrade", "h2c")], Awaited::Answer),
-        ];
-        for (fields, awaited) in rows {
-            let headers: HeaderMap = fields
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-                .collect();
-            assert_eq!(Awaited::by(&headers), *awaited, "{fields:?}");
+    fn a_pause_is_in_whole_seconds_and_never_for_ever() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (75_000, 75)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis}");
+        }
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_body_may_pause_while_it_is_answered_and_a_call_between_its_messages() {
+        let limits = Limits::for_tests();
+        let some = Some(limits.body_timeout);
+        for (shape, answer, received, expected) in [
+            (Shape::Program, Answer::None, 0, some),
+            (Shape::Program, Answer::None, 5, some),
+            (Shape::Program, Answer::Begun, 0, None),
+            (Shape::Program, Answer::Whole, 5, some),
+            (Shape::Navigation, Answer::None, 5, some),
+            (Shape::Grpc, Answer::None, 0, some),
+            (Shape::Grpc, Answer::None, 5, None),
+            (Shape::Grpc, Answer::Begun, 5, None),
+            (Shape::Grpc, Answer::Whole, 5, some),
+        ] {
+            let found = Patience::new(&limits, shape).with_body(answer, received);
+            assert_eq!(found, expected, "{shape:?} {answer:?} {received}");
         }
     }
 
     #[test]
-    fn what_one_limit_says_takes_no_alarm_and_streams_wait_for_their_beginning_only() {
-        let seconds = Duration::from_secs;
-        let plain = Timeouts::default();
-        let quick = Timeouts { header: seconds(5), ..plain };
-        let bounded = Timeouts { total: Some(seconds(90)), ..plain };
-        for (timeouts, awaited, read, header, total) in [
-            (plain, Awaited::Answer, Some(60), None, None),
-            (quick, Awaited::Answer, Some(60), Some(5), None),
-            (bounded, Awaited::Answer, Some(60), None, Some(90)),
-            (plain, Awaited::Stream, None, Some(60), None),
-            (bounded, Awaited::Tunnel, None, Some(60), None),
+    fn only_a_client_stalls() {
+        for (kind, source, expected) in [
+            (ErrorType::ReadTimedout, ErrorSource::Downstream, Some(Stalled::Sending)),
+            (ErrorType::WriteTimedout, ErrorSource::Downstream, Some(Stalled::Taking)),
+            (ErrorType::ReadTimedout, ErrorSource::Upstream, None),
+            (ErrorType::WriteTimedout, ErrorSource::Upstream, None),
+            (ErrorType::ReadError, ErrorSource::Downstream, None),
+            (ErrorType::ConnectTimedout, ErrorSource::Unset, None),
         ] {
-            let patience = Patience::of(&timeouts, awaited);
-            let expected =
-                Patience { read: read.map(seconds), header: header.map(seconds), total: total.map(seconds) };
-            assert_eq!(patience, expected);
-            assert_eq!(patience.is_watched(), header.is_some() || total.is_some());
+            let mut error = Error::new(kind);
+            error.esource = source;
+            assert_eq!(Stalled::find(&error), expected, "{error}");
         }
     }
 }

@@ -12,7 +12,7 @@ use pingora::connectors::L4Connect;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::patience::{Awaited, Patience};
+use super::awaited::{Awaited, Waits};
 use super::reach::{KEEPALIVE, Purpose, Reach};
 use crate::route::upstream::app::{Target, Timeouts, Version};
 
@@ -83,12 +83,12 @@ impl Template {
 
     /// For one request.
     pub(super) fn peer(&self, timeouts: &Timeouts, awaited: Awaited) -> HttpPeer {
-        let patience = Patience::of(timeouts, awaited);
+        let waits = Waits::of(timeouts, awaited);
         let mut peer = self.peer.clone();
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        options.read_timeout = patience.read;
+        options.read_timeout = waits.read;
         options.write_timeout = Some(timeouts.write);
         options.idle_timeout = Some(timeouts.keep_alive);
         let (most, least) = match (self.version, awaited) {
@@ -100,7 +100,7 @@ impl Template {
         options.set_http_version(most, least);
         // What an alarm may end, nobody else is on. In HTTP/1.1 nobody ever is, and a difference would only keep
         // connections apart.
-        options.max_h2_streams = if patience.is_watched() || most == 1 { 1 } else { STREAMS };
+        options.max_h2_streams = if waits.is_watched() || most == 1 { 1 } else { STREAMS };
         let reach: Arc<dyn L4Connect + Send + Sync> = match awaited {
             Awaited::Tunnel => {
                 // Kept apart from the others, which are no such connections.
