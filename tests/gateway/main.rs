@@ -19,4 +19,5 @@ mod requery;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod tls;
 mod upstreams;
