@@ -262,6 +262,25 @@ async fn both_versions_of_http_pass_and_browsers_are_told_to_come_back_by_https(
 }
 
 #[tokio::test]
+async fn http2_without_tls_is_spoken_where_it_is_wanted() -> Checked {
+    let listen = "listen: [{ address: $LISTEN }, { address: $SECOND, h2c: true }]";
+    let setup = Setup::with(Config::default().top(listen)).await?;
+    let authority = Authority::new()?;
+    let (without, with) = (setup.gateway.address().port(), setup.gateway.second().port());
+    let url = |port: u16| format!("http://127.0.0.1:{port}/public/x");
+    for (port, flag, words) in [
+        (with, "--http2-prior-knowledge", "2 200"),
+        (with, "--http1.1", "1.1 200"),
+        (without, "--http1.1", "1.1 200"),
+    ] {
+        assert_eq!(curl(&authority, port, &[flag, &url(port)]).await?.words, words, "{port} {flag}");
+    }
+    let answer = curl(&authority, without, &["--http2-prior-knowledge", &url(without)]).await?;
+    assert_ne!(answer.code, 0, "{}", answer.words);
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_has_no_certificate_of_the_right_authority_gets_no_connection() -> Checked {
     let listen = "
 listen:
