@@ -14,6 +14,7 @@ mod framing;
 mod limits;
 mod login;
 mod nonsense;
+mod open;
 mod outage;
 mod process;
 mod proxying;
