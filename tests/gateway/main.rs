@@ -17,6 +17,7 @@ mod nonsense;
 mod open;
 mod outage;
 mod process;
+mod proxy_protocol;
 mod proxying;
 mod requery;
 mod sessions;
