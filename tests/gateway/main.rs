@@ -11,6 +11,7 @@ mod commands;
 mod domains;
 mod framing;
 
+mod http2_limits;
 mod limits;
 mod login;
 mod nonsense;
