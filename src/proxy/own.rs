@@ -160,7 +160,7 @@ pub fn unreadable(
     let shape = shape(&header.method, &header.headers);
     let common = pages::common(snapshot, arrival);
     match unreadable {
-        Unreadable::Target(_) | Unreadable::Framing => {
+        Unreadable::Target(_) | Unreadable::Framing | Unreadable::LineEnd => {
             render::bad_request(&common, &unreadable.to_string(), shape)
         }
         Unreadable::Method => render::method_not_allowed(
