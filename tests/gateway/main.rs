@@ -24,4 +24,5 @@ mod requery;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod tls;
 mod upstreams;

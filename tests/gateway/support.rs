@@ -25,6 +25,7 @@ pub(crate) use self::gateway::{Gateway, Run, free_address};
 pub(crate) use self::haproxy::Haproxy;
 pub(crate) use self::http::{Request, Response, send};
 pub(crate) use self::nginx::{Authority, Nginx};
+pub(crate) use self::tls::shown_certificate;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 
