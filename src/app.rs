@@ -6,8 +6,8 @@
 mod assemble;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -29,7 +29,8 @@ use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
 use crate::listener::admission::{self, Admission};
-use crate::listener::{Bound, H2c, Listen, Listener, ProxyProtocol};
+use crate::listener::reload::{self, LOOK_EVERY};
+use crate::listener::{Bound, Listen, Listener};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
 use crate::open::Open;
@@ -76,6 +77,9 @@ pub enum Error {
     /// The server did not come up.
     #[error("the server did not come up; the lines before this one say why")]
     Down,
+    /// TLS.
+    #[error("TLS cannot be set up ({0}); please report this")]
+    Tls(#[from] rustls::Error),
     /// No runtime.
     #[error("no threads to run on: {0}")]
     Runtime(std::io::Error),
@@ -101,6 +105,7 @@ pub struct App {
     clock: Clock,
     entropy: Entropy,
     listeners: Vec<Bound>,
+    certificates: Arc<Mutex<reload::Watch>>,
     admin: TcpListener,
     health: Arc<Health>,
     open: Open,
@@ -125,9 +130,13 @@ impl App {
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
+        let listen: Vec<Listen> = compiled.listen.iter().map(assemble::listener).collect::<Result<_, _>>()?;
+        let settings = compiled.listen.iter().map(|listen| listen.tls.as_ref());
+        let shown = settings.zip(&listen).filter_map(|(tls, listen)| Some((tls?, listen.tls.clone()?)));
+        let certificates = Arc::new(Mutex::new(reload::Watch::new(shown)));
         let listeners = {
             let _within = runtime.enter();
-            compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
+            listen.into_iter().map(bound).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
@@ -176,6 +185,7 @@ impl App {
             clock,
             entropy,
             listeners,
+            certificates,
             admin,
             health: Arc::new(Health::default()),
             open: Open::default(),
@@ -301,6 +311,19 @@ impl App {
     }
 
     fn start_timers(&self) {
+        let (certificates, clock, telemetry) =
+            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(LOOK_EVERY, move || {
+            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
+            async move {
+                // It reads files, and a network's file system may take its time.
+                let look = move || {
+                    certificates.lock().unwrap_or_else(PoisonError::into_inner).look(now, &telemetry);
+                };
+                let _ = tokio::task::spawn_blocking(look).await;
+            }
+        }));
+
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
 
@@ -470,8 +493,8 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// Takes an address for browsers. Within a runtime.
-fn listen(address: SocketAddr) -> Result<Bound, Error> {
-    let listen = Listen { address, h2c: H2c::Unknown, proxy_protocol: ProxyProtocol::Unknown };
+fn bound(listen: Listen) -> Result<Bound, Error> {
+    let address = listen.address;
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 

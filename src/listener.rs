@@ -8,10 +8,13 @@
 //! TLS, a wait without end for the HTTP/2 preface on plain connections, and no way to end an open connection.
 
 pub mod admission;
+pub mod certificates;
 mod connection;
 mod farewell;
 pub mod proxy_protocol;
+pub mod reload;
 mod stream;
+pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderValue;
 use pingora::apps::{HttpServerApp, ServerApp};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
@@ -31,6 +35,7 @@ pub use self::connection::{Conversation, Ends, here};
 use self::proxy_protocol::Malformed;
 pub use self::stream::Tls;
 use self::stream::{Client, Opened, Opening};
+use self::tls::Terminator;
 use crate::clock::Clock;
 use crate::telemetry::Telemetry;
 use crate::telemetry::labels::ConnectionRefusal;
@@ -40,10 +45,39 @@ use crate::telemetry::labels::ConnectionRefusal;
 pub struct Listen {
     /// The IP address and port.
     pub address: SocketAddr,
+    /// How TLS is spoken. None: it is not.
+    pub tls: Option<Terminator>,
     /// Whether HTTP/2 without TLS is understood besides HTTP/1.1.
     pub h2c: H2c,
     /// Whether proxies say first for whom they connect.
     pub proxy_protocol: ProxyProtocol,
+    /// What is done with requests.
+    pub purpose: Purpose,
+    /// What answers say about https (RFC 6797). Only with TLS.
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Listen {
+    /// Plain HTTP/1.1 and nothing else.
+    pub fn plain(address: SocketAddr) -> Listen {
+        Listen {
+            address,
+            tls: None,
+            h2c: H2c::Unknown,
+            proxy_protocol: ProxyProtocol::Unknown,
+            purpose: Purpose::Serve,
+            hsts: None,
+        }
+    }
+}
+
+/// What is done with requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// They are served. The default.
+    Serve,
+    /// They are sent to https.
+    RedirectToHttps,
 }
 
 /// The PROXY protocol on a listener. A listener has it for every connection or for none: where it were optional,
@@ -233,7 +267,8 @@ impl<A> Endpoint<A> {
             }
         };
         admitted.comes_from(client.ip())?;
-        let opening = Opening { client, h2c: self.listen.h2c, tls: None, limits: self.options.limits };
+        let tls = self.listen.tls.as_ref().map(Terminator::config);
+        let opening = Opening { client, h2c: self.listen.h2c, tls, limits: self.options.limits };
         Ok((Client::open(stream, opening).await?, client))
     }
 }

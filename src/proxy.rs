@@ -8,7 +8,9 @@
 pub mod context;
 pub mod facts;
 mod failure;
+mod https;
 pub mod own;
+mod patience;
 mod response;
 mod revocable;
 mod streams;
@@ -34,7 +36,8 @@ use tokio::runtime::Handle;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::patience::{Patience, Stalled, be_patient};
+use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
 use crate::assertion::Occasion;
@@ -51,6 +54,9 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::{Decision, Ending, StatusClass};
+
+/// How long a client that is still sending may go on to, once it has its answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct Proxy {
@@ -201,7 +207,10 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => context.conversation.line.ending().map(Ending::sentence),
+            _ => {
+                let ending = context.conversation.line.ending().map(Ending::sentence);
+                ending.or(context.stalled.map(Stalled::sentence))
+            }
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -249,15 +258,17 @@ fn nonsense(what: Nonsense) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
 }
 
+/// Lets a client that is still sending read its answer: closing on it would be a reset, which overtakes the answer.
+async fn linger(session: &mut Session) {
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    // Whoever takes longer has had the time to read.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
 /// What was answered, but for interim answers: after those the one that counts is still to come.
 fn answered_with(session: &Session) -> Option<StatusCode> {
     let status = session.response_written()?.status;
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
-}
-
-/// Pingora counts in seconds, and takes zero for never.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
 }
 
 /// A stage that nothing may be forwarded from: the request ends here.
@@ -288,7 +299,9 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            stalled: None,
             interim: 0,
+            answered: false,
             open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -299,11 +312,7 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
-        }
+        be_patient(session, &context.snapshot.edge.limits);
         if session.req_header().version < Version::HTTP_11 {
             // It knows no interim answers (RFC 9110 §15.2).
             session.set_ignore_info_resp(true);
@@ -312,13 +321,15 @@ impl ProxyHttp for Proxy {
         context.conversation.head_is_read();
         let peer = peer_of(context);
         let now = self.clock.now();
-        let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
-                wire.get_headers_raw_bytes()
-            }
-            _ => Bytes::new(),
-        };
-        let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
+        if session.req_header().headers.contains_key(TRANSFER_ENCODING) {
+            // Parsers of chunks differ (ours takes any byte in an extension, and no digits for a size): if a proxy
+            // before us sees another end of the body, what is behind it must be no request to us.
+            session.set_keepalive(None);
+        }
+        let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
+        let ends = context.conversation.ends.clone();
+        let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
+        let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
                 // Where its end is in doubt, so is the beginning of the next one.
@@ -329,6 +340,12 @@ impl ProxyHttp for Proxy {
                 return self.answer(session, context, answered, page).await;
             }
         };
+        if let Some((decision, answer)) =
+            https::elsewhere(&ends.listen, &snapshot, &reading, request_shape(session))
+        {
+            let answered = Answered::of(reading.arrival, decision);
+            return self.answer(session, context, answered, answer).await;
+        }
         if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path)
             && snapshot.serves(&reading.arrival.host)
         {
@@ -366,9 +383,10 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        if context.open.is_some() {
+        if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
-            revocable(session.as_mut(), &context.conversation.line);
+            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            revocable(session.as_mut(), &context.conversation.line, patience);
         }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
@@ -386,6 +404,11 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if let (Some(_), Some(open)) = (body, &context.open) {
             open.heard();
+        }
+        if context.answered {
+            // An app that answers without having read the body may take it for the next request on this connection,
+            // one that no gate has seen. So the connection ends here; the client has its answer.
+            return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
         }
         Ok(())
     }
@@ -428,13 +451,26 @@ impl ProxyHttp for Proxy {
         }
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
         }
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        context.answered |= end;
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -452,8 +488,25 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
+        context.stalled = Stalled::find(error);
         if gone || answered_with(session).is_some() {
+            if !gone && session.as_http1().is_some() {
+                // What was said already may still be on its way: without it this looks like no answer at all, and
+                // some clients try again then.
+                session.as_downstream_mut().shutdown().await;
+                if context.answered {
+                    linger(session).await;
+                }
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
+        }
+        if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
+            // The app is not to blame, and nobody need be warned: the access line says it.
+            let common = pages::common(&context.snapshot, arrival);
+            let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
+            session.set_keepalive(None);
+            let _ = own::write(session, page).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
         context.upstream_error.get_or_insert(kind);

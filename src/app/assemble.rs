@@ -13,7 +13,8 @@ use crate::directory;
 use crate::directory::plan::Ages;
 use crate::gate;
 use crate::gate::cookie::{self, SameSite, Secure};
-use crate::listener;
+use crate::listener::tls::Terminator;
+use crate::listener::{self, H2c, Listen, ProxyProtocol, Purpose};
 use crate::login;
 use crate::snapshot::{Callback, Edge, Limits, Requirements, RouteTable, Snapshot, Stripped};
 use crate::telemetry::labels;
@@ -127,6 +128,22 @@ fn edge(compiled: &Compiled) -> Edge {
         upstream: compiled.upstream_timeouts,
         limits: compiled.limits,
     }
+}
+
+/// A listener as the accept loop wants it.
+///
+/// # Errors
+///
+/// When rustls knows no such configuration.
+pub(super) fn listener(told: &config::compile::listen::Listen) -> Result<Listen, rustls::Error> {
+    Ok(Listen {
+        address: told.address,
+        tls: told.tls.as_ref().map(Terminator::new).transpose()?,
+        h2c: if told.h2c { H2c::Spoken } else { H2c::Unknown },
+        proxy_protocol: if told.proxy_protocol { ProxyProtocol::Required } else { ProxyProtocol::Unknown },
+        purpose: if told.redirect_to_https { Purpose::RedirectToHttps } else { Purpose::Serve },
+        hsts: told.hsts.clone(),
+    })
 }
 
 /// What connections may cost.

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, Condition, Directory, Document, Limits, Listen, Log, Route, Session, Store,
-    StripHeaders, UpstreamTimeouts,
+    Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Hsts, Limits, Listen, Log,
+    Route, Session, Store, StripHeaders, Tls, UpstreamTimeouts,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -26,7 +26,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 14] {
+fn sections() -> [Section; 17] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -36,6 +36,9 @@ fn sections() -> [Section; 14] {
     [
         section::<Document>("", None),
         section::<Listen>("listen[]", Some("Listen")),
+        section::<Tls>("listen[].tls", Some("Tls")),
+        section::<CertificateFiles>("listen[].tls.certificates[]", Some("CertificateFiles")),
+        section::<Hsts>("listen[].hsts", Some("Hsts")),
         section::<Admin>("admin", Some("Admin")),
         section::<Bitbucket>("bitbucket", Some("Bitbucket")),
         section::<Directory>("directory", Some("Directory")),

@@ -16,7 +16,7 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use super::stream::{Tls, Wire};
-use super::{H2c, Limits, Listen, ProxyProtocol};
+use super::{Limits, Listen};
 use crate::open::Line;
 
 /// Who is at the two ends of a connection.
@@ -30,6 +30,16 @@ pub struct Ends {
     pub tls: Option<Tls>,
     /// Where it came in.
     pub listen: Arc<Listen>,
+}
+
+impl Ends {
+    /// Whether a request for `host` should have come over another connection: see [`super::tls::Terminator::is_misdirected`].
+    pub fn are_wrong_for(&self, host: &str) -> bool {
+        match (&self.listen.tls, &self.tls) {
+            (Some(terminator), Some(tls)) => terminator.is_misdirected(tls.server_name.as_deref(), host),
+            _ => false,
+        }
+    }
 }
 
 /// One request under way, as the connection that it came on sees it.
@@ -51,8 +61,7 @@ impl Conversation {
     /// A request that came on no connection of ours: nobody's, from nowhere.
     pub fn detached() -> Arc<Conversation> {
         let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        let listen =
-            Arc::new(Listen { address: nowhere, h2c: H2c::Unknown, proxy_protocol: ProxyProtocol::Unknown });
+        let listen = Arc::new(Listen::plain(nowhere));
         Arc::new(Conversation {
             ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
             line: Line::new(),

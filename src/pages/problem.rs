@@ -31,6 +31,8 @@ pub enum Event {
     NoRoute,
     /// The request is ambiguous or malformed.
     BadRequest,
+    /// The connection is for another host.
+    Misdirected,
     /// The state of a sign-in is unknown, used up or too old.
     SignInExpired,
     /// The person said no at Bitbucket.
@@ -86,13 +88,14 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 25] = [
+    pub const ALL: [Event; 26] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
         Event::CannotTell,
         Event::NoRoute,
         Event::BadRequest,
+        Event::Misdirected,
         Event::SignInExpired,
         Event::Cancelled,
         Event::CookiesBlocked,
@@ -156,6 +159,12 @@ impl Event {
             Event::BadRequest => {
                 ("bad-request", S::BAD_REQUEST, Grpc::InvalidArgument, "We can’t make sense of this request")
             }
+            Event::Misdirected => (
+                "misdirected",
+                S::MISDIRECTED_REQUEST,
+                Grpc::Unavailable,
+                "This connection is for another site",
+            ),
             Event::SignInExpired => {
                 ("sign-in-expired", S::BAD_REQUEST, Grpc::InvalidArgument, "That sign-in is no longer good")
             }

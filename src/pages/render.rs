@@ -61,6 +61,13 @@ pub fn bad_request(common: &Common<'_>, reason: &str, shape: Shape) -> Response<
     notice(common, Problem::new(Event::BadRequest, reason), view, shape)
 }
 
+/// 421: the request came over a connection that is for another host. A new one leads to the right place.
+pub fn misdirected(common: &Common<'_>, again: &str, shape: Shape) -> Response<Bytes> {
+    let lead = "It was opened for another address. Most browsers open a new one by themselves.";
+    let view = Notice { action: Some(try_again(again)), ..lead.into() };
+    notice(common, Problem::new(Event::Misdirected, lead), view, shape)
+}
+
 /// 405: `allowed` are the methods that would do.
 pub fn method_not_allowed(common: &Common<'_>, allowed: &[&str], shape: Shape) -> Response<Bytes> {
     let allowed = allowed.join(", ");
@@ -325,6 +332,7 @@ mod tests {
             (Event::Deactivated, account_refused(common, AccountTrouble::Deactivated, None, again, shape)),
             (Event::TooMany, too_many(common, again, wait, shape)),
             (Event::TooLarge, too_large(common, shape)),
+            (Event::Misdirected, misdirected(common, again, shape)),
             (Event::HeadersTooLarge, headers_too_large(common, shape)),
             (Event::TargetTooLong, target_too_long(common, shape)),
             (Event::RequestTimeout, request_timeout(common, again, shape)),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::facts::Reading;
+use super::patience::Stalled;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
@@ -33,8 +34,12 @@ pub struct Context {
     pub first_byte: Option<Duration>,
     /// How many interim answers the app gave.
     pub interim: usize,
+    /// Whether the app's answer is here to its last byte.
+    pub answered: bool,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
+    /// What its client did not go on with.
+    pub stalled: Option<Stalled>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
     /// admitted.
     pub open: Option<Entered>,

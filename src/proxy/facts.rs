@@ -13,6 +13,7 @@ use pingora::http::RequestHeader;
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::facts::Arrival;
+use crate::listener::Ends;
 use crate::route::host::canonical_host;
 use crate::route::refusal::Refusal;
 use crate::route::target::{Target, canonical, origin_form};
@@ -69,9 +70,15 @@ pub enum Unreadable {
     /// 400: two parsers could disagree about where the request ends (RFC 9112 §6.3, RFC 9110 §8.6).
     #[error("The request says in two ways how long it is.")]
     Framing,
+    /// 400: a parser that ends lines at CRLF only reads other fields than one that does not (RFC 9112 §2.2).
+    #[error("A line of the request ends in a bare line feed.")]
+    LineEnd,
     /// 405: TRACE shows cookies to scripts, CONNECT is no request to an app.
     #[error("This method is not for apps.")]
     Method,
+    /// 421: it came over a connection that is for another host (RFC 9110 §7.4).
+    #[error("The request came over a connection that is for another host.")]
+    Misdirected,
     /// 431: more than `limits.header_fields` fields, or `limits.header_bytes` of them.
     #[error("The request carries more headers than the gateway takes.")]
     TooManyHeaders,
@@ -80,8 +87,7 @@ pub enum Unreadable {
     TargetTooLong,
 }
 
-/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; it is looked at only where
-/// there is a Transfer-Encoding.
+/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; empty in HTTP/2.
 ///
 /// # Errors
 ///
@@ -121,6 +127,18 @@ pub fn read(
     Ok(Reading { arrival, target, proto, via, peer: peer.address.to_canonical() })
 }
 
+/// Takes a request that came over the right connection. A proxy of ours may ask for every host over one.
+///
+/// # Errors
+///
+/// [`Unreadable::Misdirected`].
+pub fn rightly_directed(reading: Reading, ends: &Ends) -> Result<Reading, (Unreadable, Box<Arrival>)> {
+    match reading.via == Via::Direct && ends.are_wrong_for(&reading.arrival.host) {
+        true => Err((Unreadable::Misdirected, Box::new(reading.arrival))),
+        false => Ok(reading),
+    }
+}
+
 fn understand(
     header: &RequestHeader,
     head: &[u8],
@@ -138,6 +156,9 @@ fn understand(
         .any(|refused| header.method.as_str().eq_ignore_ascii_case(refused))
     {
         return Err(Unreadable::Method);
+    }
+    if bare_line_feed(head) {
+        return Err(Unreadable::LineEnd);
     }
     framing(&header.headers, head)?;
     let authority = authority(header)?;
@@ -196,6 +217,11 @@ fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
         }
         _ => Err(Unreadable::Framing),
     }
+}
+
+/// Whether a line ends in a line feed alone, which Pingora's parser takes.
+fn bare_line_feed(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').rev().skip(1).any(|line| !line.ends_with(b"\r"))
 }
 
 fn names_a_length(head: &[u8]) -> bool {
@@ -441,11 +467,32 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nX: Content-Length: 5\r\nContent-Lengths: 5\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", true),
-            ("POST / HTTP/1.1\ncontent-LENGTH:5\n\n", true),
+            ("POST / HTTP/1.1\r\ncontent-LENGTH:5\r\n\r\n", true),
             ("POST / HTTP/1.1\r\nX: y\r\nCONTENT-LENGTH : 5\r\n\r\n", true),
         ] {
             let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
             assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::Framing), "{head}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_ends_in_one_way() -> Result<(), Box<dyn Error>> {
+        let header = header(("GET", "/", &[("host", "a.example")]))?;
+        let (edge, ids) = (Edge::for_tests()?, RequestIds::new(&Entropy::system()));
+        let peer = Peer { address: VISITOR.parse()?, tls: Tls::No };
+        for (head, refused) in [
+            ("", false),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("GET / HTTP/1.1\nHost: a.example\n\n", true),
+            ("GET / HTTP/1.1\nHost: a.example\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\n", true),
+            ("\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", true),
+        ] {
+            let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
+            assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::LineEnd), "{head:?}");
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! stream.
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, VARY};
-use http::{HeaderValue, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 
@@ -80,6 +80,13 @@ pub(super) fn settle_framing(
         response.set_version(Version::HTTP_11);
     }
     Ok(())
+}
+
+/// Whether an answer to `method` is over with its head (RFC 9112 §6.3).
+pub(super) fn has_no_body(response: &ResponseHeader, method: &Method) -> bool {
+    method == Method::HEAD
+        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0")
 }
 
 /// What Pingora leaves on an answer although it concerns only the connection to the app (RFC 9110 §7.6.1).
@@ -227,6 +234,26 @@ mod tests {
                 assert_eq!(got, *fields, "{status} {said:?}");
                 assert_ne!(response.version, Version::HTTP_10);
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn some_answers_are_over_with_their_head() -> Result<()> {
+        for (status, method, length, over) in [
+            (200, Method::GET, Some("0"), true),
+            (200, Method::GET, Some("1"), false),
+            (200, Method::GET, None, false),
+            (200, Method::HEAD, Some("1"), true),
+            (204, Method::POST, None, true),
+            (304, Method::GET, Some("1"), true),
+        ] {
+            let mut response = answer(&[])?;
+            response.set_status(status)?;
+            if let Some(length) = length {
+                response.insert_header(CONTENT_LENGTH, length)?;
+            }
+            assert_eq!(has_no_body(&response, &method), over, "{status} {method} {length:?}");
         }
         Ok(())
     }

@@ -117,11 +117,28 @@ fn trace(headers: &HeaderMap) -> Option<&HeaderValue> {
     (known && hex(id, 32) && some(id) && hex(span, 16) && some(span) && hex(flags, 2)).then_some(parent)
 }
 
+/// What says where a body ends, what it is, and what is between two hops: under its own name it has been looked
+/// at, under another that CGI and WSGI fold into it (`Transfer_Encoding`) it has not.
+const NOT_IN_DISGUISE: &[&str] = &[
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "http2-settings",
+];
+
 /// Takes off every field that an app could take for ours, under any spelling.
 fn strip(request: &mut RequestHeader, edge: &Edge) {
-    let ours = |folded: &str| SET_BY_US.contains(&folded) || edge.stripped.takes(folded);
-    let gone: Vec<HeaderName> =
-        request.headers.keys().filter(|name| ours(&fold(name.as_str()))).cloned().collect();
+    let goes = |name: &str| {
+        let folded = fold(name);
+        SET_BY_US.contains(&&*folded)
+            || edge.stripped.takes(&folded)
+            || (name != folded && NOT_IN_DISGUISE.contains(&&*folded))
+    };
+    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
     for name in gone {
         request.remove_header(&name);
     }

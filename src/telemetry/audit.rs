@@ -146,6 +146,13 @@ pub enum Event {
         /// The key id; public.
         key: String,
     },
+    /// A certificate is shown, or a CA of client certificates asked, that was not before: its file changed.
+    CertificateReloaded {
+        /// The file, as the configuration calls it.
+        certificate: String,
+        /// The fingerprint of the certificate; of CAs that of the file.
+        sha256: String,
+    },
     /// Lines of this stream are missing before this one.
     LinesDropped {
         /// How many.
@@ -304,6 +311,7 @@ pub(super) mod tests {
                 found: TeamId::from_bytes([4; 16]),
             },
             Event::KeysRotated { purpose: "assertion", key: "k-2".to_owned() },
+            Event::CertificateReloaded { certificate: "tls.crt".to_owned(), sha256: "aabb".to_owned() },
             Event::LinesDropped { count: 3 },
         ]
     }

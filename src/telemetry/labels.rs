@@ -93,7 +93,7 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
+    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
     OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled
 }
 
@@ -142,6 +142,8 @@ label! {
         BadRequest = "bad_request",
         /// One of the gateway's own pages.
         Own = "own",
+        /// Sent to https by a listener that does nothing else.
+        Redirect = "redirect",
         /// Something of ours failed.
         Error = "error",
     }
@@ -358,6 +360,16 @@ label! {
         SlugPins = "slug_pins",
         /// Remove what has expired.
         Sweep = "sweep",
+    }
+}
+
+label! {
+    /// What came of a certificate file that changed.
+    CertificateReload is "outcome" {
+        /// What it holds is used.
+        Loaded = "loaded",
+        /// It is of no use; what was read before is used on.
+        Refused = "refused",
     }
 }
 

@@ -10,6 +10,8 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+
+mod limits;
 mod login;
 mod nonsense;
 mod open;
