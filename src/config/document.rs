@@ -670,7 +670,7 @@ pub struct HealthCheck {
     /// The good answers: a status, a class or a range, or a list of them. Unless given, `2xx`.
     #[schemars(extend("x-single" = true, "examples" = [[200, 204], "2xx", "200-399"]))]
     pub expect: Option<Vec<Statuses>>,
-    /// From one check to the next.
+    /// From the end of one check to the beginning of the next.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub interval: Span,
     /// How long one may take.
