@@ -51,7 +51,7 @@ pub struct Listen {
     pub tls: Option<Terminator>,
     /// Whether HTTP/2 without TLS is understood besides HTTP/1.1.
     pub h2c: H2c,
-    /// Whether every connection begins with a PROXY header.
+    /// Whether proxies say first for whom they connect.
     pub proxy_protocol: ProxyProtocol,
     /// What is done with requests.
     pub purpose: Purpose,
@@ -73,6 +73,15 @@ impl Listen {
     }
 }
 
+/// What is done with requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// They are served. The default.
+    Serve,
+    /// They are sent to https.
+    RedirectToHttps,
+}
+
 /// The PROXY protocol on a listener. A listener has it for every connection or for none: where it were optional,
 /// whoever leaves it out would be taken for the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,15 +90,6 @@ pub enum ProxyProtocol {
     Required,
     /// No connection begins with it. The default.
     Unknown,
-}
-
-/// What is done with requests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// They are served. The default.
-    Serve,
-    /// They are sent to https.
-    RedirectToHttps,
 }
 
 /// HTTP/2 without TLS, by prior knowledge (RFC 9113 §3.3).

@@ -10,6 +10,7 @@ pub mod facts;
 mod failure;
 mod https;
 pub mod own;
+mod patience;
 mod response;
 mod revocable;
 mod streams;
@@ -35,6 +36,7 @@ use tokio::runtime::Handle;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
+use self::patience::{Patience, Stalled, be_patient};
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
 use self::upstream::{Awaited, Resolver, dress, peer};
@@ -205,7 +207,10 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => context.conversation.line.ending().map(Ending::sentence),
+            _ => {
+                let ending = context.conversation.line.ending().map(Ending::sentence);
+                ending.or(context.stalled.map(Stalled::sentence))
+            }
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -266,11 +271,6 @@ fn answered_with(session: &Session) -> Option<StatusCode> {
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
-/// Pingora counts in seconds, and takes zero for never.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
-}
-
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -299,6 +299,7 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            stalled: None,
             interim: 0,
             answered: false,
             open: None,
@@ -311,11 +312,7 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
-        }
+        be_patient(session, &context.snapshot.edge.limits);
         if session.req_header().version < Version::HTTP_11 {
             // It knows no interim answers (RFC 9110 §15.2).
             session.set_ignore_info_resp(true);
@@ -386,9 +383,10 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        if context.open.is_some() {
+        if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
-            revocable(session.as_mut(), &context.conversation.line);
+            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            revocable(session.as_mut(), &context.conversation.line, patience);
         }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
@@ -490,6 +488,7 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
+        context.stalled = Stalled::find(error);
         if gone || answered_with(session).is_some() {
             if !gone && session.as_http1().is_some() {
                 // What was said already may still be on its way: without it this looks like no answer at all, and
@@ -500,6 +499,14 @@ impl ProxyHttp for Proxy {
                 }
             }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
+        }
+        if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
+            // The app is not to blame, and nobody need be warned: the access line says it.
+            let common = pages::common(&context.snapshot, arrival);
+            let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
+            session.set_keepalive(None);
+            let _ = own::write(session, page).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
         context.upstream_error.get_or_insert(kind);

@@ -116,7 +116,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between two pieces of a request's body. Default 60 s.
     pub body_timeout: Duration,
-    /// Between two moments in which a client takes something of an answer that is there. Default 60 s.
+    /// For a client to take a piece of its answer that is there. Default 60 s.
     pub answer_timeout: Duration,
     /// How long a connection may be open without a request. At least 1 s; default 75 s.
     pub keep_alive: Duration,

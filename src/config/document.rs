@@ -523,11 +523,11 @@ pub struct Limits {
     #[schemars(extend("x-min" = "100ms", "x-max" = "5m"))]
     pub header_timeout: Span,
     /// The longest silence within a request's body; a client that is silent for longer gets 408. WebSockets are
-    /// exempt.
+    /// exempt, and over HTTP/2 a body while it is being answered and gRPC between two messages.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub body_timeout: Span,
-    /// The longest time in which a client takes nothing of an answer that is there to be taken. An app that has
-    /// nothing to say, as in event streams, does not count.
+    /// The longest time that a client takes for a piece of its answer, at most 64 KiB. An app that has nothing to say,
+    /// as in event streams, does not count.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub answer_timeout: Span,
     /// How long a connection may be open without a request.

@@ -72,7 +72,9 @@ pub(super) enum Unread {
     Garbled = 1,
     /// 408: it was not whole in time.
     Late,
-    /// 431: it is longer than anybody wants to read.
+    /// 414: its first line is longer than anybody wants to read.
+    Long,
+    /// 431: the rest of it is.
     Large,
 }
 
@@ -81,6 +83,7 @@ impl Unread {
         match self {
             Unread::Garbled => 400,
             Unread::Late => 408,
+            Unread::Long => 414,
             Unread::Large => 431,
         }
     }
@@ -90,6 +93,7 @@ impl Unread {
         match self {
             Unread::Garbled => "The request is not HTTP.",
             Unread::Late => "The head of the request did not come in time.",
+            Unread::Long => "The first line of the request is too long.",
             Unread::Large => "The head of the request is too large.",
         }
     }
@@ -98,6 +102,7 @@ impl Unread {
         match self {
             Unread::Garbled => GARBLED,
             Unread::Late => TOO_LATE,
+            Unread::Long => TOO_LONG,
             Unread::Large => TOO_LARGE,
         }
     }
@@ -118,7 +123,7 @@ impl Wire {
 
     /// Why the connection ended with a head that became no request; `None` if it did not.
     pub(super) fn unread(&self) -> Option<Unread> {
-        [Unread::Garbled, Unread::Late, Unread::Large]
+        [Unread::Garbled, Unread::Late, Unread::Long, Unread::Large]
             .into_iter()
             .find(|unread| *unread as u8 == self.unread.load(Ordering::Acquire))
     }
@@ -210,6 +215,8 @@ pub(super) struct Client {
     deadline: Option<Pin<Box<Sleep>>>,
     /// How many bytes of the head there are.
     head: usize,
+    /// Whether its first line is over: what is too large after that is not the target.
+    has_line: bool,
     protocol: Option<ALPN>,
     socket: Arc<SocketDigest>,
     /// Where the frames of a WebSocket stand.
@@ -271,6 +278,7 @@ impl Client {
             limits: opening.limits,
             deadline: None,
             head: 0,
+            has_line: false,
             protocol,
             socket: Arc::new(socket),
             frames: None,
@@ -280,18 +288,21 @@ impl Client {
         Ok(Opened { client, wire, tls })
     }
 
-    /// `count` bytes of a head have come.
-    fn count(&mut self, count: usize) -> io::Result<()> {
-        if self.wire.phase() == Phase::Idle && count > 0 {
+    /// More of a head has come.
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wire.phase() == Phase::Idle && !bytes.is_empty() {
             self.wire.enter(Phase::Head);
             self.head = 0;
+            self.has_line = false;
             self.deadline = None;
         }
-        self.head = self.head.saturating_add(count);
+        self.head = self.head.saturating_add(bytes.len());
         if self.head > self.limits.head_bytes {
-            self.give_up(Unread::Large);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, Unread::Large.reason()));
+            let unread = if self.has_line { Unread::Large } else { Unread::Long };
+            self.give_up(unread);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, unread.reason()));
         }
+        self.has_line = self.has_line || bytes.contains(&b'\n');
         Ok(())
     }
 
@@ -412,6 +423,8 @@ const GARBLED: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+const TOO_LONG: &[u8] =
+    b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 
@@ -509,7 +522,7 @@ impl AsyncRead for Client {
             this.deadline = None;
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(this.count(buf.filled().len() - before))
+        Poll::Ready(this.count(buf.filled().get(before..).unwrap_or_default()))
     }
 }
 
@@ -715,12 +728,21 @@ mod tests {
         client.read_exact(&mut body).await?;
         // The next request on the connection begins to count anew.
         wire.next_request(Line::new());
-        visitor.write_all(&[b'c'; 60]).await?;
+        visitor.write_all(&[b'c'; 59]).await?;
+        visitor.write_all(b"\n").await?;
         client.read_exact(&mut head).await?;
         visitor.write_all(&[b'd'; 5]).await?;
         let (kind, told) = given_up(&mut client, &mut visitor).await?;
         assert_eq!(kind, io::ErrorKind::InvalidData);
         assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_first_line_that_does_not_end_is_a_target_that_is_too_long() -> Outcome {
+        let (mut visitor, mut client, _wire) = opened(H2c::Unknown, &[b'a'; 65]).await?;
+        let (_, told) = given_up(&mut client, &mut visitor).await?;
+        assert!(told.starts_with("HTTP/1.1 414"), "{told}");
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::facts::Reading;
+use super::patience::Stalled;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
@@ -37,6 +38,8 @@ pub struct Context {
     pub answered: bool,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
+    /// What its client did not go on with.
+    pub stalled: Option<Stalled>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
     /// admitted.
     pub open: Option<Entered>,

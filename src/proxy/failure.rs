@@ -13,6 +13,7 @@ pub(super) fn status_of(error: &Error) -> u16 {
         {
             504
         }
+        ErrorType::ReadTimedout => 408,
         _ => match error.esource() {
             ErrorSource::Upstream => 502,
             ErrorSource::Downstream => 400,

@@ -46,6 +46,7 @@ pub async fn ask(
             session.set_keepalive(None);
             return match unusable {
                 Unusable::TooMuch => render::too_large(&asked.common(), asked.shape()),
+                Unusable::Slow => render::request_timeout(&asked.common(), &arrival.link(), asked.shape()),
                 Unusable::Broken => render::bad_request(
                     &asked.common(),
                     "The request could not be read to its end.",
@@ -78,8 +79,10 @@ pub async fn ask(
 
 /// Why a body is of no use.
 enum Unusable {
-    /// It is longer, or slower, than a form of ours.
+    /// It is longer than a form of ours.
     TooMuch,
+    /// It takes longer.
+    Slow,
     /// It has no end that we understand.
     Broken,
 }
@@ -112,7 +115,7 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
         }
         Ok(Bytes::from(body))
     };
-    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::TooMuch))
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::Slow))
 }
 
 /// Writes an answer of ours. Keeps the connection: `respond_error` of Pingora would close it.

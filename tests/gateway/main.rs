@@ -10,8 +10,11 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+
+mod limits;
 mod login;
 mod nonsense;
+mod open;
 mod outage;
 mod process;
 mod proxying;

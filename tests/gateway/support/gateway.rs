@@ -141,6 +141,8 @@ pub(crate) struct Gateway {
     run: Run,
     folder: TempDir,
     listen: SocketAddr,
+    second: SocketAddr,
+    third: SocketAddr,
     admin: SocketAddr,
     variables: Vec<(&'static str, String)>,
 }
@@ -165,12 +167,16 @@ impl Gateway {
     fn begin(config: &Config, variables: &[(&'static str, String)]) -> Checked<Gateway> {
         let folder = tempfile::tempdir()?;
         let (listen, admin) = (free_address()?, free_address()?);
+        let (second, third) = (free_address()?, free_address()?);
         std::fs::write(folder.path().join("teamgate.yaml"), config.text())?;
         let mut variables = variables.to_vec();
         variables.push(("LISTEN", listen.to_string()));
+        variables.push(("PORT", listen.port().to_string()));
+        variables.push(("SECOND", second.to_string()));
+        variables.push(("THIRD", third.to_string()));
         variables.push(("ADMIN", admin.to_string()));
         let run = Run::start(folder.path(), &["run"], &variables)?;
-        Ok(Gateway { run, folder, listen, admin, variables })
+        Ok(Gateway { run, folder, listen, second, third, admin, variables })
     }
 
     /// Waits until the last start has come to an end, good (true) or bad.
@@ -194,6 +200,16 @@ impl Gateway {
     /// Where it listens for browsers.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where it listens for browsers, too, if its configuration has `$SECOND`.
+    pub(crate) fn second(&self) -> SocketAddr {
+        self.second
+    }
+
+    /// The same with `$THIRD`.
+    pub(crate) fn third(&self) -> SocketAddr {
+        self.third
     }
 
     /// Where it listens for operators.

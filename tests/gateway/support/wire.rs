@@ -1,17 +1,22 @@
-//! One TCP connection, byte for byte.
+//! One connection, byte for byte; over TLS, if wanted.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Checked, PATIENCE, Response};
+use super::{Checked, PATIENCE, Response, tls};
+
+/// What bytes go over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection, and what came over it that nobody has taken yet.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
@@ -27,7 +32,15 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Checked<Wire> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
-        Ok(Wire { stream, buffer: Vec::new() })
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// Over TLS, asking for `name`, and taking whatever certificate is shown.
+    pub(crate) async fn connect_tls(address: SocketAddr, name: &str) -> Checked<Wire> {
+        let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
+        stream.set_nodelay(true)?;
+        let stream = timeout(PATIENCE, tls::connect(stream, name)).await??;
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
     }
 
     /// Sends exactly `bytes`.
