@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
+use pingora::apps::HttpServerOptions;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
@@ -290,8 +291,13 @@ impl App {
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();
+        let mut proxy = http_proxy(&server.configuration, proxy);
+        let mut options = HttpServerOptions::default();
+        // So that CONNECT is refused by us, with a page and a line in the log, and not by Pingora without.
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
         server.add_service(Listener {
-            app: Arc::new(http_proxy(&server.configuration, proxy)),
+            app: Arc::new(proxy),
             bound: std::mem::take(&mut self.listeners),
             limits: assemble::listener_limits(&self.compiled.limits),
             admission,
