@@ -18,6 +18,7 @@ pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,11 +35,13 @@ use self::connection::{Connection, Options};
 pub use self::connection::{Conversation, Ends, here};
 use self::proxy_protocol::Malformed;
 pub use self::stream::Tls;
-use self::stream::{Client, Opened, Opening};
+use self::stream::{Client, Opened, Opening, Unread};
 use self::tls::Terminator;
 use crate::clock::Clock;
 use crate::telemetry::Telemetry;
-use crate::telemetry::labels::ConnectionRefusal;
+use crate::telemetry::access::Entry;
+use crate::telemetry::labels::{ConnectionRefusal, Decision, StatusClass};
+use crate::telemetry::metrics::{NO_ROUTE, RouteMetrics};
 
 /// One address to listen on.
 #[derive(Clone, Debug)]
@@ -164,6 +167,7 @@ pub struct Listener<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Service for Listener<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
         let options = Arc::new(Options::new(self.limits));
+        let unread = self.telemetry.metrics.for_route(NO_ROUTE);
         let mut loops = Vec::new();
         for bound in self.bound.drain(..) {
             let address = bound.listen.address;
@@ -181,6 +185,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listener<A> {
                 options: options.clone(),
                 admission: self.admission.clone(),
                 telemetry: self.telemetry.clone(),
+                unread: unread.clone(),
                 clock: self.clock.clone(),
                 shutdown: shutdown.clone(),
             };
@@ -206,6 +211,8 @@ struct Endpoint<A> {
     options: Arc<Options>,
     admission: Admission,
     telemetry: Telemetry,
+    /// Where heads are counted that became no request.
+    unread: Arc<RouteMetrics>,
     clock: Clock,
     shutdown: ShutdownWatch,
 }
@@ -250,6 +257,32 @@ impl<A> Endpoint<A> {
             }
         }
         tracing::debug!(client = %peer.ip(), error = %refused, "a connection was closed before its first request");
+    }
+
+    /// Metrics and the access line of a head that became no request.
+    fn account_for(&self, client: SocketAddr, unread: Unread) {
+        let (decision, status) = (Decision::BadRequest, unread.status());
+        self.unread.record(decision, StatusClass::of(status), Duration::ZERO, None, Duration::ZERO);
+        self.telemetry.access.record(&Entry {
+            arrived_at: self.clock.now(),
+            request_id: "",
+            client: client.ip().to_canonical(),
+            method: "",
+            host: b"",
+            path: b"",
+            route: None,
+            decision,
+            grounds: None,
+            reason: Some(unread.reason()),
+            account: None,
+            status,
+            gate: Duration::ZERO,
+            upstream: None,
+            total: Duration::ZERO,
+            bytes_in: 0,
+            bytes_out: 0,
+            upstream_error: None,
+        });
     }
 
     /// Readies a connection, and says who is at its other end.
@@ -319,6 +352,30 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         Err(refused) => return endpoint.refuse(peer, &refused),
     };
     let ends = Ends { peer, client, tls, listen: endpoint.listen.clone() };
-    let connection = Connection::new(endpoint.app.clone(), ends, wire, endpoint.options.clone());
-    Arc::new(connection).process_new(Box::new(stream), &endpoint.shutdown).await;
+    let is_http2 = stream.is_http2();
+    let connection =
+        Arc::new(Connection::new(endpoint.app.clone(), ends, wire.clone(), endpoint.options.clone()));
+    if !is_http2 {
+        connection.process_new(Box::new(stream), &endpoint.shutdown).await;
+        if let Some(unread) = wire.unread() {
+            endpoint.account_for(client, unread);
+        }
+        return;
+    }
+    // Pingora counts the requests of an HTTP/1.1 connection only. What makes it close one of HTTP/2 in good order is
+    // the word that the server goes down; so each has such a word of its own.
+    let closes = connection.closes();
+    let mut serving = pin!(connection.process_new(Box::new(stream), &closes));
+    tokio::select! {
+        _ = &mut serving => {}
+        () = goes_down(endpoint.shutdown.clone()) => {
+            connection.close();
+            serving.await;
+        }
+    }
+}
+
+async fn goes_down(mut shutdown: ShutdownWatch) {
+    // Without a sender there is nobody left to serve for.
+    let _ = shutdown.wait_for(|down| *down).await;
 }

@@ -5,18 +5,27 @@
 //! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
 //! ([`upstream`]).
 
+pub mod attempt;
+pub mod awaited;
+pub mod balance;
 pub mod context;
+mod exchange;
 pub mod facts;
 mod failure;
+mod health;
 mod https;
 pub mod own;
 mod patience;
+mod peer;
+mod reach;
+mod resolver;
 mod response;
 mod revocable;
 mod streams;
 mod tunnel;
 pub mod upstream;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -28,18 +37,21 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::attempt::{Attempts, ServerError};
+use self::balance::Pools;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::patience::{Patience, Stalled, be_patient};
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
-use self::upstream::{Awaited, Resolver, dress, peer};
+use self::upstream::dress;
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
@@ -53,7 +65,7 @@ use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, Ending, StatusClass};
+use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
 
 /// How long a client that is still sending may go on to, once it has its answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -72,8 +84,8 @@ pub struct Proxy {
     pub clock: Clock,
     /// Names requests.
     pub ids: RequestIds,
-    /// Knows where apps are.
-    pub resolver: Resolver,
+    /// Knows where apps are and which of them are well.
+    pub pools: Pools,
     /// Counts and records.
     pub telemetry: Telemetry,
     /// What is decided on again while it is under way.
@@ -162,7 +174,10 @@ impl Proxy {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
-                reason: verdict.reason(),
+                reason: match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
+                    _ => verdict.reason(),
+                },
                 ..Answered::of(arrival, decision)
             },
         };
@@ -239,7 +254,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
-            upstream_error: context.upstream_error,
+            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
 }
@@ -303,6 +318,7 @@ impl ProxyHttp for Proxy {
             interim: 0,
             answered: false,
             open: None,
+            attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -367,13 +383,52 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(upstream) = &admitted.pass.route().destination;
-        let address = self.resolver.address(upstream).await.map_err(|error| {
-            context.upstream_error = Some("dns");
-            Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
-        })?;
-        let awaited = Awaited::by(&session.req_header().headers);
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
+        let Destination::App(app) = &admitted.pass.route().destination;
+        let key = exchange::key(app.balance, admitted);
+        let endpoint = context.attempts.next(&self.pools, app, key).await;
+        match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err((fault, error)) => {
+                context.upstream_error = Some(fault);
+                Err(error)
+            }
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        exchange::not_connected(context, error)
+    }
+
+    /// Pingora's own rule would repeat a request only on an old connection, and to the same app.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        exchange::broken(session, context, error, reused)
     }
 
     async fn upstream_request_filter(
@@ -392,14 +447,17 @@ impl ProxyHttp for Proxy {
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
-            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::close_afterwards(request, &app.timeouts)?;
+        exchange::say_host(request, &app.host_header, &context.attempts)
     }
 
     async fn request_body_filter(
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        end: bool,
         context: &mut Context,
     ) -> Result<()> {
         if let (Some(_), Some(open)) = (body, &context.open) {
@@ -409,6 +467,9 @@ impl ProxyHttp for Proxy {
             // An app that answers without having read the body may take it for the next request on this connection,
             // one that no gate has seen. So the connection ends here; the client has its answer.
             return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
+        }
+        if end {
+            context.attempts.asked();
         }
         Ok(())
     }
@@ -444,11 +505,14 @@ impl ProxyHttp for Proxy {
             if context.interim > MAX_INTERIM {
                 return Err(nonsense(Nonsense::Interim));
             }
-            if response.status != StatusCode::SWITCHING_PROTOCOLS {
-                strip_hop_by_hop(response);
+            match response.status {
+                StatusCode::SWITCHING_PROTOCOLS => context.attempts.answered(ServerError::No),
+                _ => strip_hop_by_hop(response),
             }
             return Ok(());
         }
+        let server_error = response.status.is_server_error();
+        context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
         https::insist(&context.conversation.ends.listen, response)?;
@@ -460,6 +524,17 @@ impl ProxyHttp for Proxy {
         }
         context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        exchange::is_in_time(&context.attempts)?;
+        Ok(None)
     }
 
     fn response_body_filter(
@@ -490,6 +565,9 @@ impl ProxyHttp for Proxy {
         let status = status_of(error);
         context.stalled = Stalled::find(error);
         if gone || answered_with(session).is_some() {
+            if error.esource() == &ErrorSource::Upstream {
+                exchange::cut_short(context, error);
+            }
             if !gone && session.as_http1().is_some() {
                 // What was said already may still be on its way: without it this looks like no answer at all, and
                 // some clients try again then.
@@ -508,16 +586,17 @@ impl ProxyHttp for Proxy {
             let _ = own::write(session, page).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
-        let kind = kind_of(error);
-        context.upstream_error.get_or_insert(kind);
+        let kind = kind_of(error, context.attempts.is_answered());
+        let kind = context.upstream_error.get_or_insert(kind).as_str();
         let arrival = context.stage.arrival().cloned();
         let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+        let upstream = exchange::upstream_of(context);
         let page = match (&arrival, &route) {
             (Some(arrival), Ok(route)) => {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = route.destination.app().map(|app| &*app.url_text),
+                    upstream = upstream.as_deref(),
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)
@@ -526,6 +605,7 @@ impl ProxyHttp for Proxy {
                 let (again, shape) = (arrival.link(), request_shape(session));
                 match status {
                     502 => render::app_down(&common, &route.name, &again, shape),
+                    503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
                     504 => render::app_slow(&common, &route.name, &again, shape),
                     400 => render::bad_request(&common, "The request could not be read to its end.", shape),
                     _ => render::internal(&common, shape),

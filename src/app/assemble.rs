@@ -125,7 +125,6 @@ fn edge(compiled: &Compiled) -> Edge {
         contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
         requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
         bitbucket_web: compiled.bitbucket.web_url.clone(),
-        upstream: compiled.upstream_timeouts,
         limits: compiled.limits,
     }
 }

@@ -212,7 +212,7 @@ mod tests {
             line: 1,
             policy,
             max_age: None,
-            destination: Destination::App("http://10.0.0.5:8080".parse()?),
+            destination: Destination::App(Arc::new("http://10.0.0.5:8080".parse()?)),
             identity: IdentityOut::default(),
             allow_in_path: Oddities::NONE,
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::attempt::Attempts;
 use super::facts::Reading;
 use super::patience::Stalled;
 use crate::assertion::Outgoing;
@@ -15,7 +16,7 @@ use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
 use crate::open::Entered;
 use crate::snapshot::Snapshot;
-use crate::telemetry::labels::Decision;
+use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
 
 /// One request, as far as it has come.
@@ -36,8 +37,10 @@ pub struct Context {
     pub interim: usize,
     /// Whether the app's answer is here to its last byte.
     pub answered: bool,
-    /// What went wrong with the app, as a kind.
-    pub upstream_error: Option<&'static str>,
+    /// What went wrong with the app, as a kind: the last of several attempts.
+    pub upstream_error: Option<UpstreamFault>,
+    /// The attempts to get an answer from it.
+    pub attempts: Attempts,
     /// What its client did not go on with.
     pub stalled: Option<Stalled>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was

@@ -27,13 +27,24 @@ pub(super) enum Nonsense {
     /// More than [`MAX_INTERIM`].
     #[error("interim answers without end")]
     Interim,
+    /// More than [`MAX_HEAD`].
+    #[error("an answer whose header is larger than 64 KiB")]
+    Large,
 }
+
+/// The most bytes that the header of an answer may have. Clients give up at less, and Pingora reads a megabyte: no
+/// app should make the gateway carry that for each answer.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Makes an answer say in one way, in our own version, how long it is. `client` is the version of the request.
 pub(super) fn settle_framing(
     response: &mut ResponseHeader,
     client: Version,
 ) -> std::result::Result<(), Nonsense> {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    if response.headers.iter().map(field).sum::<usize>() > MAX_HEAD {
+        return Err(Nonsense::Large);
+    }
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         // It ends with its head; a client that believed a length would wait for it (RFC 9110 §15.2).
         response.remove_header(&CONTENT_LENGTH);

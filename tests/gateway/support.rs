@@ -6,6 +6,7 @@ mod blunt;
 mod browser;
 mod config;
 mod gateway;
+mod haproxy;
 mod http;
 mod nginx;
 mod tls;
@@ -21,8 +22,10 @@ pub(crate) use self::blunt::Blunt;
 pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};
+pub(crate) use self::haproxy::Haproxy;
 pub(crate) use self::http::{Request, Response, send};
 pub(crate) use self::nginx::{Authority, Nginx};
+pub(crate) use self::tls::shown_certificate;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 
