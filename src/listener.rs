@@ -18,6 +18,7 @@ pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -351,9 +352,30 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         Err(refused) => return endpoint.refuse(peer, &refused),
     };
     let ends = Ends { peer, client, tls, listen: endpoint.listen.clone() };
-    let connection = Connection::new(endpoint.app.clone(), ends, wire.clone(), endpoint.options.clone());
-    Arc::new(connection).process_new(Box::new(stream), &endpoint.shutdown).await;
-    if let Some(unread) = wire.unread() {
-        endpoint.account_for(client, unread);
+    let is_http2 = stream.is_http2();
+    let connection =
+        Arc::new(Connection::new(endpoint.app.clone(), ends, wire.clone(), endpoint.options.clone()));
+    if !is_http2 {
+        connection.process_new(Box::new(stream), &endpoint.shutdown).await;
+        if let Some(unread) = wire.unread() {
+            endpoint.account_for(client, unread);
+        }
+        return;
     }
+    // Pingora counts the requests of an HTTP/1.1 connection only. What makes it close one of HTTP/2 in good order is
+    // the word that the server goes down; so each has such a word of its own.
+    let closes = connection.closes();
+    let mut serving = pin!(connection.process_new(Box::new(stream), &closes));
+    tokio::select! {
+        _ = &mut serving => {}
+        () = goes_down(endpoint.shutdown.clone()) => {
+            connection.close();
+            serving.await;
+        }
+    }
+}
+
+async fn goes_down(mut shutdown: ShutdownWatch) {
+    // Without a sender there is nobody left to serve for.
+    let _ = shutdown.wait_for(|down| *down).await;
 }

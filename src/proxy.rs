@@ -174,7 +174,10 @@ impl Proxy {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
-                reason: verdict.reason(),
+                reason: match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
+                    _ => verdict.reason(),
+                },
                 ..Answered::of(arrival, decision)
             },
         };
@@ -446,6 +449,7 @@ impl ProxyHttp for Proxy {
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
         let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::close_afterwards(request, &app.timeouts)?;
         exchange::say_host(request, &app.host_header, &context.attempts)
     }
 
@@ -520,6 +524,17 @@ impl ProxyHttp for Proxy {
         }
         context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        exchange::is_in_time(&context.attempts)?;
+        Ok(None)
     }
 
     fn response_body_filter(

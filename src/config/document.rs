@@ -113,7 +113,8 @@ pub struct Listen {
     /// Answer every request with 308 to the same address at https, with the port of `external_url`. Hosts that
     /// no route names get 404. Not with `tls`.
     pub redirect_to_https: bool,
-    /// What browsers are told about https. Only with `tls`; unless given, its defaults are.
+    /// What browsers are told about https. Only with `tls`. Unless given, they are told its defaults, or nothing
+    /// where `external_url` is this machine.
     pub hsts: Option<Hsts>,
     /// Take HTTP/2 without TLS, too (prior knowledge, as gRPC clients and proxies have it). Not with `tls`,
     /// which has HTTP/2 anyway.
@@ -669,7 +670,7 @@ pub struct HealthCheck {
     /// The good answers: a status, a class or a range, or a list of them. Unless given, `2xx`.
     #[schemars(extend("x-single" = true, "examples" = [[200, 204], "2xx", "200-399"]))]
     pub expect: Option<Vec<Statuses>>,
-    /// From one check to the next.
+    /// From the end of one check to the beginning of the next.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub interval: Span,
     /// How long one may take.

@@ -288,6 +288,11 @@ impl Client {
         Ok(Opened { client, wire, tls })
     }
 
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.protocol == Some(ALPN::H2)
+    }
+
     /// More of a head has come.
     fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.wire.phase() == Phase::Idle && !bytes.is_empty() {

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use http::header::HOST;
+use http::Version as Http;
+use http::header::{CONNECTION, HOST};
 use pingora::http::RequestHeader;
 use pingora::protocols::Digest;
 use pingora::proxy::Session;
@@ -93,6 +94,16 @@ pub(super) fn say_host(request: &mut RequestHeader, says: &HostHeader, attempts:
     }
 }
 
+/// Where no connection is to be kept, both sides know before the answer. Pingora would keep it for a moment, in which
+/// another request could take it.
+pub(super) fn close_afterwards(request: &mut RequestHeader, timeouts: &Timeouts) -> Result<()> {
+    let is_tunnel = request.headers.contains_key(CONNECTION);
+    match timeouts.keep_alive.is_zero() && request.version < Http::HTTP_2 && !is_tunnel {
+        true => request.insert_header(CONNECTION, "close"),
+        false => Ok(()),
+    }
+}
+
 /// The upstream took no connection: another one may.
 pub(super) fn not_connected(context: &mut Context, mut error: Box<Error>) -> Box<Error> {
     failed(context, kind_of(&error, false));
@@ -111,7 +122,7 @@ pub(super) fn broken(
     let kind = match context.attempts.rang() {
         Some(rang) => {
             // It is we who ended the connection.
-            error = Error::explain(ErrorType::ReadTimedout, "the app was given no more time").into_up();
+            error = too_late();
             match rang {
                 Rang::Header => UpstreamFault::HeaderTimeout,
                 Rang::Total => UpstreamFault::TotalTimeout,
@@ -142,6 +153,19 @@ pub(super) fn broken(
     };
     error.set_retry(context.attempts.broke(broken) != Again::No);
     error
+}
+
+/// Whether no limit was passed. An answer without a length ends with its connection: one that we ended must not be
+/// taken for whole.
+pub(super) fn is_in_time(attempts: &Attempts) -> Result<()> {
+    match attempts.rang() {
+        None => Ok(()),
+        Some(_) => Err(too_late()),
+    }
+}
+
+fn too_late() -> Box<Error> {
+    Error::explain(ErrorType::ReadTimedout, "the app was given no more time").into_up()
 }
 
 /// Counts what went wrong with an upstream.

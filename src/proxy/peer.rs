@@ -91,8 +91,6 @@ impl Template {
         options.read_timeout = waits.read;
         options.write_timeout = Some(timeouts.write);
         options.idle_timeout = Some(timeouts.keep_alive);
-        // What an alarm may end, nobody else is on.
-        options.max_h2_streams = if waits.is_watched() { 1 } else { STREAMS };
         let (most, least) = match (self.version, awaited) {
             // An HTTP/2 connection becomes no tunnel (RFC 8441 is not spoken).
             (Version::H1, _) | (Version::Negotiated, Awaited::Tunnel) => (1, 1),
@@ -100,6 +98,9 @@ impl Template {
             (Version::H2, _) => (2, 2),
         };
         options.set_http_version(most, least);
+        // What an alarm may end, nobody else is on. In HTTP/1.1 nobody ever is, and a difference would only keep
+        // connections apart.
+        options.max_h2_streams = if waits.is_watched() || most == 1 { 1 } else { STREAMS };
         let reach: Arc<dyn L4Connect + Send + Sync> = match awaited {
             Awaited::Tunnel => {
                 // Kept apart from the others, which are no such connections.

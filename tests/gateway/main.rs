@@ -12,15 +12,18 @@ mod domains;
 mod framing;
 mod http2;
 
+mod http2_limits;
 mod limits;
 mod login;
 mod nonsense;
 mod open;
 mod outage;
 mod process;
+mod proxy_protocol;
 mod proxying;
 mod requery;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod tls;
 mod upstreams;

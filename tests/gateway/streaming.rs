@@ -19,7 +19,7 @@ use crate::support::{Browser, Checked, Config, PATIENCE, Request, Setup, Wire};
 
 /// Longer than apps of these tests may be silent.
 const LONG: Duration = Duration::from_millis(2_500);
-const IMPATIENT: &str = "upstream_timeouts: { read: 1s, idle: 1s }";
+const IMPATIENT: &str = "upstream_timeouts: { header: 1s, idle: 1s }";
 
 /// The handshake of RFC 6455 §1.3, as the client says it …
 pub(crate) const UPGRADE: &[(&str, &str)] = &[

@@ -7,6 +7,7 @@ mod browser;
 mod config;
 mod gateway;
 pub(crate) mod h2wire;
+mod haproxy;
 mod http;
 mod nginx;
 mod tls;
@@ -22,8 +23,10 @@ pub(crate) use self::blunt::Blunt;
 pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};
+pub(crate) use self::haproxy::Haproxy;
 pub(crate) use self::http::{Request, Response, send};
 pub(crate) use self::nginx::{Authority, Nginx};
+pub(crate) use self::tls::shown_certificate;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 

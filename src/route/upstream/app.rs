@@ -178,7 +178,7 @@ impl fmt::Debug for ClientIdentity {
 pub struct HealthCheck {
     /// By what.
     pub probe: Probe,
-    /// From one check to the next. Default 10 s.
+    /// From the end of one check to the beginning of the next. Default 10 s.
     pub interval: Duration,
     /// How long one may take. Default 5 s.
     pub timeout: Duration,

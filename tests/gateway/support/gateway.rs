@@ -148,6 +148,9 @@ fn collect(pipe: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
     });
 }
 
+/// What stands between the lines of two starts.
+const RESTARTED: &str = "restarted by the test";
+
 /// `teamgate run` in a folder of its own.
 pub(crate) struct Gateway {
     run: Run,
@@ -195,7 +198,10 @@ impl Gateway {
     async fn is_ready(&mut self) -> Checked<bool> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            if self.stderr().last().is_some_and(|line| line.contains("metrics and health on")) {
+            // What is logged may come before and after it.
+            let said = self.stderr();
+            let last_start = said.iter().rposition(|line| line == RESTARTED).unwrap_or(0);
+            if said[last_start..].iter().any(|line| line.contains("metrics and health on")) {
                 return Ok(true);
             }
             if self.run.exited()?.is_some() {
@@ -323,7 +329,7 @@ impl Gateway {
     /// waits until it serves.
     pub(crate) async fn restart(&mut self) -> Checked {
         let (out, err) = (&self.run.stdout, &self.run.stderr);
-        err.lock().unwrap_or_else(PoisonError::into_inner).push("restarted by the test".to_owned());
+        err.lock().unwrap_or_else(PoisonError::into_inner).push(RESTARTED.to_owned());
         self.run.child = spawn(self.folder.path(), &["run"], &self.variables, out, err)?;
         match self.is_ready().await? {
             true => Ok(()),

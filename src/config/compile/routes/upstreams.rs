@@ -294,15 +294,6 @@ impl One<'_, '_> {
                 Probe::Http { path: path.clone(), host, expect }
             }
         };
-        if written.timeout.0 > written.interval.0 && !self.findings.places.is_broken(&self.at("health_check"))
-        {
-            let (timeout, interval) = (show_duration(written.timeout.0), show_duration(written.interval.0));
-            let at = ["health_check.timeout", "health_check.interval"];
-            let at = at.into_iter().find(|key| self.mentions(key)).unwrap_or(at[0]);
-            self.problem(at, format!(
-                "a check may take {timeout}, and the next one is due after {interval}; make timeout at most interval"
-            ));
-        }
         Some(Some(HealthCheck {
             probe,
             interval: written.interval.0,
