@@ -174,7 +174,10 @@ impl Proxy {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
-                reason: verdict.reason(),
+                reason: match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
+                    _ => verdict.reason(),
+                },
                 ..Answered::of(arrival, decision)
             },
         };

@@ -113,7 +113,8 @@ pub struct Listen {
     /// Answer every request with 308 to the same address at https, with the port of `external_url`. Hosts that
     /// no route names get 404. Not with `tls`.
     pub redirect_to_https: bool,
-    /// What browsers are told about https. Only with `tls`; unless given, its defaults are.
+    /// What browsers are told about https. Only with `tls`. Unless given, they are told its defaults, or nothing
+    /// where `external_url` is this machine.
     pub hsts: Option<Hsts>,
     /// Take HTTP/2 without TLS, too (prior knowledge, as gRPC clients and proxies have it). Not with `tls`,
     /// which has HTTP/2 anyway.

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
 
 use super::stream::{Tls, Wire};
 use super::{Limits, Listen};
@@ -104,6 +105,9 @@ pub fn here() -> Option<Arc<Conversation>> {
     HERE.try_with(Arc::clone).ok()
 }
 
+/// How much of an HTTP/2 answer may wait for its client, in bytes: one piece of Pingora's.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// What is the same for every connection.
 pub(super) struct Options {
     pub(super) limits: Limits,
@@ -120,6 +124,8 @@ impl Options {
         // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
         let mut http2 = default_h2_options();
         http2.max_concurrent_streams(limits.streams);
+        // Of what a client does not read this much of each answer waits here; the crate's own is six times as much.
+        http2.max_send_buffer_size(SEND_BUFFER);
         http2.max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
         Options { limits, server, http2 }
     }
@@ -131,11 +137,26 @@ pub(super) struct Connection<A> {
     ends: Arc<Ends>,
     wire: Arc<Wire>,
     options: Arc<Options>,
+    /// How many requests came on it; counted in HTTP/2 only.
+    requests: AtomicU32,
+    /// Tells Pingora to take no more requests and to close it when those under way are over.
+    closing: watch::Sender<bool>,
 }
 
 impl<A> Connection<A> {
+    /// Where it is learnt that no more requests are taken.
+    pub(super) fn closes(&self) -> ShutdownWatch {
+        self.closing.subscribe()
+    }
+
+    /// Takes no more requests.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
     pub(super) fn new(app: Arc<A>, ends: Ends, wire: Arc<Wire>, options: Arc<Options>) -> Connection<A> {
-        Connection { app, ends: Arc::new(ends), wire, options }
+        let (requests, closing) = (AtomicU32::new(0), watch::Sender::new(false));
+        Connection { app, ends: Arc::new(ends), wire, options, requests, closing }
     }
 }
 
@@ -151,6 +172,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
             true => {
                 // The heads of its streams are the library's to read, which bounds them itself.
                 self.wire.head_is_read();
+                if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.options.limits.requests {
+                    self.close();
+                }
                 None
             }
             false => {

@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Method, Request, Response, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
@@ -141,11 +142,17 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if let Some(conversation) = here() {
         https::insist(&conversation.ends.listen, &mut header)?;
     }
-    session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
     if !without_body && !body.is_empty() {
-        session.write_response_body(Some(body), true).await?;
+        session.write_response_header(Box::new(header), false).await?;
+        return session.write_response_body(Some(body), true).await;
     }
-    Ok(())
+    // Pingora's way to write a head does not end an HTTP/2 stream with it. A gRPC client takes a status for one only
+    // where it does, and a stream that ends nowhere is reset.
+    match session.as_mut() {
+        ServerSession::H2(stream) => stream.write_response_header(Box::new(header), true),
+        ServerSession::Custom(stream) => stream.write_response_header(Box::new(header), true).await,
+        _ => session.write_response_header(Box::new(header), true).await,
+    }
 }
 
 /// A page for a request that was not even understood.

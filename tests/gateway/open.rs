@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use bitbucket_sim::{Fault, FaultKind, Permission};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -64,6 +68,10 @@ async fn metric(setup: &Setup, series: &str) -> Checked<u64> {
 #[tokio::test]
 async fn time_ends_what_it_must_and_nothing_else() -> Checked {
     tokio::try_join!(
+        named(
+            "an_answer_that_takes_its_time_ends_nothing_and_one_that_takes_for_ever_does",
+            an_answer_that_takes_its_time_ends_nothing_and_one_that_takes_for_ever_does()
+        ),
         named("what_is_open_ends_with_its_session", what_is_open_ends_with_its_session()),
         named(
             "what_its_client_says_keeps_a_session_in_use_and_what_its_app_says_does_not",
@@ -280,6 +288,24 @@ async fn silence_of_bitbucket_ends_nothing_within_the_grace_and_everything_after
     Ok(())
 }
 
+/// Bitbucket may take longer to answer than an answer is good for.
+async fn an_answer_that_takes_its_time_ends_nothing_and_one_that_takes_for_ever_does() -> Checked {
+    let ages = "directory: { refresh_after: 1s, max_age: 2s, outage_grace: 0s }";
+    let setup = sockets(Config::default().top(ages)).await?;
+    let ben = setup.signed_in("ben").await?;
+    let mut bens = socket(&setup, &ben, "/team/ws").await?;
+    let slow = |by: u64| Fault::new("*", FaultKind::Slow(Duration::from_secs(by)));
+    setup.simulator.with(|world| world.fault(slow(3)));
+    assert!(timeout(Duration::from_secs(7), bens.next()).await.is_err(), "it ended, or something came");
+    setup.simulator.with(|world| {
+        world.clear_faults();
+        world.fault(slow(60));
+    });
+    let silence = "team memberships cannot be checked right now; try again later";
+    assert_eq!(last_word(&mut bens).await?, word(1013, silence));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_500_websockets_those_of_one_account_end_and_the_others_go_on() -> Checked {
     let setup = sockets(Config::default().top("directory: { refresh_after: 1s }")).await?;
@@ -318,7 +344,7 @@ async fn event_streams_polls_downloads_and_uploads_end_before_their_end() -> Che
     let (ben, ann) = (setup.signed_in("ben").await?, setup.signed_in("ann").await?);
     let (bens, anns) = (ben.cookie_header(&setup.url("/"))?, ann.cookie_header(&setup.url("/"))?);
     let (bens, anns) = (bens.ok_or("no cookie")?, anns.ok_or("no cookie")?);
-    let begin = async |request: Request| -> Checked<(Wire, tokio::net::TcpStream)> {
+    let begin = async |request: Request| -> Checked<(Wire, TcpStream)> {
         let mut wire = Wire::connect(setup.gateway.address()).await?;
         wire.send(&request.bytes()).await?;
         let (stream, _) = app.hear().await?;
@@ -402,7 +428,7 @@ async fn a_websocket_that_is_cut_within_a_frame_is_told_nothing() -> Checked {
     let setup = Setup::with(app.routes(Config::default(), "ws")).await?;
     let ben = setup.signed_in("ben").await?;
     let cookie = ben.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
-    let begin = async || -> Checked<(Wire, tokio::net::TcpStream)> {
+    let begin = async || -> Checked<(Wire, TcpStream)> {
         let mut wire = Wire::connect(setup.gateway.address()).await?;
         let request = Request::get(&setup.url("/team/ws")).headers(UPGRADE).header("Cookie", &cookie);
         wire.send(&request.bytes()).await?;
@@ -475,4 +501,118 @@ async fn a_stop_waits_its_grace_for_what_is_open_and_no_longer() -> Checked {
     assert_eq!(setup.gateway.process().exit_code().await?, 0);
     assert!(matches!(timeout(PATIENCE, bens.next()).await?, None | Some(Err(_))));
     Ok(())
+}
+
+/// A request on an HTTP/2 connection of many, and what its app has of it.
+struct Call {
+    answer: h2::client::ResponseFuture,
+    _asking: SendStream<Bytes>,
+    app: TcpStream,
+}
+
+async fn call(
+    connection: &SendRequest<Bytes>,
+    app: &App,
+    url: &str,
+    fields: &[(&'static str, &str)],
+) -> Checked<Call> {
+    let mut request = http::Request::post(url).body(())?;
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse()?);
+    }
+    let mut connection = connection.clone().ready().await?;
+    let (answer, asking) = connection.send_request(request, false)?;
+    let (app, _) = app.hear().await?;
+    Ok(Call { answer, _asking: asking, app })
+}
+
+impl Call {
+    /// The app begins to answer.
+    async fn begins(&mut self, kind: &str) -> Checked<RecvStream> {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        self.app.write_all(format!("{head}5\r\nfirst\r\n").as_bytes()).await?;
+        let mut body = timeout(PATIENCE, &mut self.answer).await??.into_body();
+        assert_eq!(chunk(&mut body).await?.as_deref(), Some(b"first".as_slice()));
+        Ok(body)
+    }
+}
+
+async fn chunk(body: &mut RecvStream) -> Checked<Option<Bytes>> {
+    let data = timeout(PATIENCE, body.data()).await?.transpose()?;
+    if let Some(data) = &data {
+        body.flow_control().release_capacity(data.len())?;
+    }
+    Ok(data)
+}
+
+fn grpc_status(fields: &http::HeaderMap) -> (Option<&str>, Option<&str>) {
+    let text = |name: &str| fields.get(name).and_then(|value| value.to_str().ok());
+    (text("grpc-status"), text("grpc-message"))
+}
+
+#[tokio::test]
+async fn in_http2_the_streams_of_a_session_end_and_the_others_on_their_connection_go_on() -> Checked {
+    let app = App::start().await?;
+    let config = Config::default().top("listen: [{ address: $LISTEN, h2c: true }]");
+    let setup = Setup::with(app.routes(config, "app")).await?;
+    let (ben, ann) = (setup.signed_in("ben").await?, setup.signed_in("ann").await?);
+    let bens = ben.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
+    let anns = ann.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
+    let stream = TcpStream::connect(setup.gateway.address()).await?;
+    let (connection, driving) = h2::client::handshake(stream).await?;
+    tokio::spawn(driving);
+    let (team, public) = (setup.url("/team/app"), setup.url("/app"));
+
+    // Whoever is refused is told so in a way that gRPC clients take for an answer: the head is the end.
+    let mut nobody = http::Request::post(&team).body(())?;
+    nobody.headers_mut().insert("content-type", "application/grpc".parse()?);
+    let refused =
+        timeout(PATIENCE, connection.clone().ready().await?.send_request(nobody, true)?.0).await??;
+    assert_eq!(grpc_status(refused.headers()).0, Some("16"));
+    assert!(refused.into_body().is_end_stream());
+
+    let grpc = ("content-type", "application/grpc+proto");
+
+    let mut events = call(&connection, &app, &team, &[("cookie", &bens)]).await?;
+    let mut events_body = events.begins("text/event-stream").await?;
+    let mut talking = call(&connection, &app, &team, &[("cookie", &bens), grpc]).await?;
+    let mut talking_body = talking.begins("application/grpc").await?;
+    let waiting = call(&connection, &app, &team, &[("cookie", &bens), grpc]).await?;
+    let mut other = call(&connection, &app, &team, &[("cookie", &anns), grpc]).await?;
+    let mut other_body = other.begins("application/grpc").await?;
+    let mut nobodys = call(&connection, &app, &public, &[("cookie", &bens), grpc]).await?;
+    let mut nobodys_body = nobodys.begins("application/grpc").await?;
+
+    sign_out(&setup, &ben).await?;
+    let reset = timeout(PATIENCE, events_body.data()).await?.ok_or("it looks whole")?;
+    assert_eq!(reset.err().and_then(|error| error.reason()), Some(Reason::CANCEL));
+    assert_eq!(chunk(&mut talking_body).await?, None);
+    let trailers = timeout(PATIENCE, talking_body.trailers()).await??.ok_or("no trailers")?;
+    assert_eq!(grpc_status(&trailers), (Some("16"), Some("signed out")));
+    let Call { answer, app: mut app_of_waiting, .. } = waiting;
+    let answer = timeout(PATIENCE, answer).await??;
+    assert_eq!(
+        (answer.status().as_u16(), grpc_status(answer.headers())),
+        (200, (Some("16"), Some("signed out")))
+    );
+    assert_eq!(chunk(&mut answer.into_body()).await?, None);
+    for app in [&mut events.app, &mut talking.app, &mut app_of_waiting] {
+        closed(app).await?;
+    }
+
+    for (call, body) in [(&mut other, &mut other_body), (&mut nobodys, &mut nobodys_body)] {
+        call.app.write_all(b"4\r\nmore\r\n0\r\n\r\n").await?;
+        let mut rest = Vec::new();
+        while let Some(chunk) = chunk(body).await? {
+            rest.extend(chunk);
+        }
+        assert_eq!(rest, b"more");
+    }
+    let records = setup.gateway.recorded("connection_ended", 3).await?;
+    let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
+    assert_eq!((of("events"), of("grpc")), (1, 2), "{records:?}");
+    eventually("their access lines say why", async || {
+        Ok(setup.gateway.access().iter().filter(|line| line["reason"] == "signed out").count() == 3)
+    })
+    .await
 }

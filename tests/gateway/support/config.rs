@@ -45,6 +45,13 @@ impl Config {
         self
     }
 
+    /// More lines of the key that was given last to [`Config::top`].
+    pub(crate) fn top_continued(mut self, key: &str, lines: &str) -> Config {
+        let at = self.top.find(key).map_or(self.top.len(), |at| at + key.len());
+        self.top.insert_str(at, lines);
+        self
+    }
+
     /// These routes instead: a YAML list.
     pub(crate) fn routes(mut self, lines: &str) -> Config {
         lines.clone_into(&mut self.routes);

@@ -7,8 +7,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use super::{Checked, PATIENCE};
 
 /// Whether a certificate is good is asked of `curl` and `openssl`; other tests want to get on.
 #[derive(Debug)]
@@ -62,6 +65,14 @@ static CLIENT: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(|| {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 });
+
+/// The certificate, DER, that is shown on `port` of this machine to who asks for `name`.
+pub(crate) async fn shown_certificate(port: u16, name: &str) -> Checked<Vec<u8>> {
+    let stream = timeout(PATIENCE, TcpStream::connect(("127.0.0.1", port))).await??;
+    let stream = timeout(PATIENCE, connect(stream, name)).await??;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    Ok(shown.ok_or("no certificate")?.to_vec())
+}
 
 /// A handshake, asking for `name`; an IP address asks for nothing.
 pub(super) async fn connect(stream: TcpStream, name: &str) -> io::Result<TlsStream<TcpStream>> {

@@ -1,10 +1,10 @@
 //! One connection, byte for byte; over TLS, if wanted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{Checked, PATIENCE, Response, tls};
@@ -31,6 +31,15 @@ pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Checked<Vec<u8>> {
 impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Checked<Wire> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// From another address of this machine.
+    pub(crate) async fn connect_from(from: IpAddr, address: SocketAddr) -> Checked<Wire> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = timeout(PATIENCE, socket.connect(address)).await??;
         stream.set_nodelay(true)?;
         Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
     }
