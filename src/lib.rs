@@ -32,6 +32,7 @@ pub mod membership;
 pub mod policy;
 pub mod route;
 pub mod session;
+pub mod throttle;
 
 // ── gateways: each hides one outside thing
 pub mod telemetry;

@@ -17,6 +17,7 @@ use url::Url;
 use crate::route::Route;
 use crate::telemetry::labels::Decision;
 use crate::telemetry::metrics::RouteMetrics;
+use crate::throttle::Rate;
 use crate::{assertion, gate, login};
 
 /// One compiled configuration.
@@ -64,6 +65,8 @@ pub struct Edge {
     pub bitbucket_web: Url,
     /// How long an app may take.
     pub upstream: UpstreamTimeouts,
+    /// How much clients may ask for, and how slowly.
+    pub limits: Limits,
 }
 
 /// Where Bitbucket sends browsers back.
@@ -95,6 +98,40 @@ pub struct UpstreamTimeouts {
     pub write: Duration,
     /// How long an unused connection is kept. Zero: not at all.
     pub idle: Duration,
+}
+
+/// How much clients may ask for, and how slowly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// How long a request's header fields may be together, in bytes, without the target. Default 32 KiB.
+    pub header_bytes: usize,
+    /// How many they may be. Default 100.
+    pub header_fields: usize,
+    /// How long a request's target may be, in bytes. Default 8 KiB.
+    pub target_bytes: usize,
+    /// From accepting a connection to the end of its TLS handshake, the PROXY protocol's header included.
+    /// Default 10 s.
+    pub handshake_timeout: Duration,
+    /// From a request's first byte, or its connection's beginning, to the end of its header. Default 10 s.
+    pub header_timeout: Duration,
+    /// Between two pieces of a request's body. Default 60 s.
+    pub body_timeout: Duration,
+    /// Between two moments in which a client takes something of an answer that is there. Default 60 s.
+    pub answer_timeout: Duration,
+    /// How long a connection may be open without a request. At least 1 s; default 75 s.
+    pub keep_alive: Duration,
+    /// How many requests a connection may carry one after the other. At least 1; default 10,000.
+    pub requests_per_connection: u32,
+    /// How many connections may be open. At least 1; default 10,000.
+    pub connections: usize,
+    /// How many of them from one address. At least 1; default 1,000.
+    pub connections_per_address: usize,
+    /// How many requests an HTTP/2 connection may carry at once. At least 1; default 100.
+    pub http2_streams: u32,
+    /// How many sign-ins an address may begin. `None`: any number.
+    pub sign_ins: Option<Rate>,
+    /// How many callbacks an address may make. `None`: any number.
+    pub callbacks: Option<Rate>,
 }
 
 /// Header names that no client may send to an app, folded by [`fold`].
@@ -167,7 +204,32 @@ impl Edge {
                 write: Duration::from_secs(61),
                 idle: Duration::from_secs(55),
             },
+            limits: Limits::for_tests(),
         })
+    }
+}
+
+#[cfg(test)]
+impl Limits {
+    /// The defaults, without limits on sign-ins.
+    pub(crate) fn for_tests() -> Limits {
+        let seconds = Duration::from_secs;
+        Limits {
+            header_bytes: 32 << 10,
+            header_fields: 100,
+            target_bytes: 8 << 10,
+            handshake_timeout: seconds(10),
+            header_timeout: seconds(10),
+            body_timeout: seconds(60),
+            answer_timeout: seconds(60),
+            keep_alive: seconds(75),
+            requests_per_connection: 10_000,
+            connections: 10_000,
+            connections_per_address: 1_000,
+            http2_streams: 100,
+            sign_ins: None,
+            callbacks: None,
+        }
     }
 }
 

@@ -119,6 +119,7 @@ fn edge(compiled: &Compiled) -> Edge {
         requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
         bitbucket_web: compiled.bitbucket.web_url.clone(),
         upstream: compiled.upstream_timeouts,
+        limits: compiled.limits,
     }
 }
 

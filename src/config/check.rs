@@ -15,7 +15,7 @@ use super::node::{Entry, Kind, Node, Scalar};
 use super::places::Places;
 use super::problem::{Place, Problem};
 use super::schema::{choices, properties, resolve, schema};
-use super::value::{Span, judge};
+use super::value::{judge, magnitude};
 use super::{refused, words};
 
 /// The file as far as it is sound, and where everything stood.
@@ -179,20 +179,27 @@ impl Checker<'_> {
             return boolean(scalar).ok_or_else(|| mismatch(rule, &Kind::Scalar(scalar.clone())));
         }
         let form = rule["x-form"].as_str().unwrap_or("text");
-        if let Some(trap) = trap(scalar, form, rule) {
+        let is_count = rule["type"] == "integer";
+        if is_count && (is_null(scalar) || (scalar.quoted && scalar.variables.is_empty())) {
+            return Err(mismatch(rule, &Kind::Scalar(scalar.clone())));
+        }
+        if let (false, Some(trap)) = (is_count, trap(scalar, form, rule)) {
             return Err(trap);
         }
         judge(form, text).map_err(|fault| format!("{} {fault}", subject(scalar, rule)))?;
-        let span = |text: &str| serde_json::from_value::<Span>(text.into()).ok().map(|span| span.0);
+        let (short, long) = if form == "duration" { ("short", "long") } else { ("small", "large") };
         if let (Some(low), Some(high)) = (rule["x-min"].as_str(), rule["x-max"].as_str()) {
-            if span(text) < span(low) {
-                return Err(format!("{} is too short; at least {low}", subject(scalar, rule)));
+            if magnitude(form, text) < magnitude(form, low) {
+                return Err(format!("{} is too {short}; at least {low}", subject(scalar, rule)));
             }
-            if span(text) > span(high) {
-                return Err(format!("{} is too long; at most {high}", subject(scalar, rule)));
+            if magnitude(form, text) > magnitude(form, high) {
+                return Err(format!("{} is too {long}; at most {high}", subject(scalar, rule)));
             }
         }
-        Ok(text.into())
+        match text.parse::<u64>() {
+            Ok(count) if is_count => Ok(count.into()),
+            _ => Ok(text.into()),
+        }
     }
 
     fn unknown(&mut self, entry: &Entry, path: &str, known: &Map<String, Value>) {

@@ -1,14 +1,15 @@
 //! The document as the modules want it: nothing left to parse, nothing that can be wrong.
 //!
 //! Owns: [`compile`], [`Compiled`], and what several values together must fulfil. `compile/` has the parts:
-//! `hosts` (addresses, the gateway's own URL, the cookie), `routes` (who may go where), `strip` (header
-//! names), `secret_text` (secrets in files).
+//! `hosts` (addresses, the gateway's own URL, the cookie), `limits` (what clients may ask for), `routes` (who may
+//! go where), `strip` (header names), `secret_text` (secrets in files).
 //! Must not know: sockets, threads; it starts nothing.
 //!
 //! A value that is broken is reported already and stands at its default here, so every rule that compares
 //! two values asks first whether both are sound.
 
 mod hosts;
+pub mod limits;
 mod routes;
 pub mod secret_text;
 pub mod strip;
@@ -32,7 +33,7 @@ use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
 use crate::secret::Secret;
-use crate::snapshot::UpstreamTimeouts;
+use crate::snapshot::{Limits, UpstreamTimeouts};
 use crate::{bitbucket, session};
 
 use secret_text::SecretText;
@@ -72,6 +73,8 @@ pub struct Compiled {
     pub hide_requirements: bool,
     /// Patience with apps.
     pub upstream_timeouts: UpstreamTimeouts,
+    /// Patience with clients.
+    pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
     pub shutdown_grace: Duration,
     /// The routes in the order of the file, with what they match.
@@ -203,6 +206,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let session = sessions(&document, findings);
     let assertion = assertion(&document, findings);
     let strip = strip::effective(&document.strip_headers, findings);
+    let limits = limits::limits(&document, findings);
     let ours = routes::Gateway {
         listen: &listen,
         admin: document.admin.address.0,
@@ -245,6 +249,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
             write: document.upstream_timeouts.write.0,
             idle: document.upstream_timeouts.idle.0,
         },
+        limits,
         shutdown_grace: document.shutdown_grace.0,
         routes: routes.into_iter().map(|found| (found.pattern, found.route)).collect(),
         table: Arc::new(table),
@@ -438,6 +443,10 @@ assertion: { header: X-Said, algorithm: EdDSA, lifetime: 4m, rotate_every: 20d, 
 log: { format: json, level: debug, access: false, audit_file: audit.jsonl }
 strip_headers: { add: [X-Acme-*], keep: [X-WEBAUTH-*] }
 upstream_timeouts: { connect: 4s, read: 50s, write: 55s, idle: 45s }
+limits:
+  { header_bytes: 31KiB, header_fields: 99, target_bytes: 7KiB, handshake_timeout: 9s, header_timeout: 8s,
+    body_timeout: 57s, answer_timeout: 58s, keep_alive: 74s, requests_per_connection: 9999, connections: 9998,
+    connections_per_address: 997, http2_streams: 98, sign_ins: 500/m, callbacks: 500/h }
 shutdown_grace: 20s
 routes:
   - name: wiki
@@ -509,6 +518,21 @@ routes:
         ("upstream_timeouts.read", "read: 50s", "read: 51s"),
         ("upstream_timeouts.write", "write: 55s", "write: 51s"),
         ("upstream_timeouts.idle", "idle: 45s", "idle: 0s"),
+        ("limits", "header_bytes: 31KiB, ", ""),
+        ("limits.header_bytes", "31KiB", "30KiB"),
+        ("limits.header_fields", "header_fields: 99,", "header_fields: 98,"),
+        ("limits.target_bytes", "target_bytes: 7KiB", "target_bytes: 6KiB"),
+        ("limits.handshake_timeout", "handshake_timeout: 9s", "handshake_timeout: 8s"),
+        ("limits.header_timeout", "header_timeout: 8s", "header_timeout: 9s"),
+        ("limits.body_timeout", "body_timeout: 57s", "body_timeout: 56s"),
+        ("limits.answer_timeout", "answer_timeout: 58s", "answer_timeout: 56s"),
+        ("limits.keep_alive", "keep_alive: 74s", "keep_alive: 73s"),
+        ("limits.requests_per_connection", "requests_per_connection: 9999", "requests_per_connection: 1"),
+        ("limits.connections", "connections: 9998", "connections: 9997"),
+        ("limits.connections_per_address", "connections_per_address: 997", "connections_per_address: 996"),
+        ("limits.http2_streams", "http2_streams: 98", "http2_streams: 97"),
+        ("limits.sign_ins", "sign_ins: 500/m", "sign_ins: none"),
+        ("limits.callbacks", "callbacks: 500/h", "callbacks: 500/m"),
         ("shutdown_grace", "shutdown_grace: 20s", "shutdown_grace: 21s"),
         ("routes", "name: wiki", "name: other"),
         ("routes.name", "name: wiki", "name: pages"),
@@ -566,6 +590,7 @@ routes:
             contact,
             hide_requirements,
             upstream_timeouts,
+            limits,
             shutdown_grace,
             routes,
             table: _,
@@ -575,7 +600,7 @@ routes:
         let secret = bitbucket.client_secret.expose().clone();
         let admin = (listen, address, token, external_url, trusted_proxies, bitbucket, secret);
         let people = (directory, session, cookie, secret_file, store_path, assertion, log);
-        let apps = (strip, contact, hide_requirements, upstream_timeouts, shutdown_grace, routes);
+        let apps = (strip, contact, hide_requirements, upstream_timeouts, limits, shutdown_grace, routes);
         format!("{admin:?} {people:?} {apps:?}")
     }
 

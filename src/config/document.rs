@@ -15,9 +15,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Account, Address, Contact, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin, Span,
-    Team, Text, WebUrl,
+    Account, Address, Contact, Count, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin,
+    RateLimit, Size, Span, Team, Text, WebUrl,
 };
+use crate::throttle::Rate;
 
 /// The configuration of teamgate, one YAML file.
 ///
@@ -61,6 +62,8 @@ pub struct Document {
     pub strip_headers: StripHeaders,
     /// How long apps may take.
     pub upstream_timeouts: UpstreamTimeouts,
+    /// How much clients may ask for, and how slowly.
+    pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
     pub shutdown_grace: Span,
@@ -87,6 +90,7 @@ impl Default for Document {
             log: Log::default(),
             strip_headers: StripHeaders::default(),
             upstream_timeouts: UpstreamTimeouts::default(),
+            limits: Limits::default(),
             shutdown_grace: seconds(30),
             routes: Vec::new(),
         }
@@ -412,6 +416,81 @@ pub struct UpstreamTimeouts {
 impl Default for UpstreamTimeouts {
     fn default() -> UpstreamTimeouts {
         UpstreamTimeouts { connect: seconds(5), read: seconds(60), write: seconds(60), idle: seconds(60) }
+    }
+}
+
+/// What protects the gateway and the apps from clients that ask for too much or are too slow. Addresses are those
+/// of the log: what trusted proxies say, or else the other end of the connection; an IPv6 address counts as its
+/// /64.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long a request's header fields may be together, names and values; longer ones get 431.
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
+    pub header_bytes: Size,
+    /// How many header fields a request may have; more get 431.
+    #[schemars(extend("x-min" = "10", "x-max" = "250"))]
+    pub header_fields: Count,
+    /// How long a request's target may be, its path and its query; a longer one gets 414.
+    #[schemars(extend("x-min" = "256B", "x-max" = "32KiB"))]
+    pub target_bytes: Size,
+    /// From a connection's beginning to the end of its TLS handshake, the PROXY protocol's header included.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub handshake_timeout: Span,
+    /// From the first byte of a request, or the beginning of its connection, to the end of its header, however
+    /// many pieces it comes in.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "5m"))]
+    pub header_timeout: Span,
+    /// The longest silence within a request's body; a client that is silent for longer gets 408. WebSockets are
+    /// exempt.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
+    pub body_timeout: Span,
+    /// The longest time in which a client takes nothing of an answer that is there to be taken. An app that has
+    /// nothing to say, as in event streams, does not count.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
+    pub answer_timeout: Span,
+    /// How long a connection may be open without a request.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+    pub keep_alive: Span,
+    /// How many requests a connection may carry one after the other; then it is closed, in good order.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000000"))]
+    pub requests_per_connection: Count,
+    /// How many connections may be open at once; more are closed at once.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000000"))]
+    pub connections: Count,
+    /// How many of them from one address. An office behind one address has as many as all its people together.
+    /// Trusted proxies are exempt.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000000"))]
+    pub connections_per_address: Count,
+    /// How many requests an HTTP/2 connection may carry at once.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000"))]
+    pub http2_streams: Count,
+    /// How many sign-ins an address may begin; more get 429. A rate lets its whole number pass at once and then one
+    /// at a time. A browser without a session begins one with each page that it opens. Trusted proxies are exempt.
+    pub sign_ins: RateLimit,
+    /// How many sign-ins an address may come back from Bitbucket with; more get 429. Each makes calls to Bitbucket,
+    /// which counts them. Trusted proxies are exempt.
+    pub callbacks: RateLimit,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            header_bytes: Size(32 << 10),
+            header_fields: Count(100),
+            target_bytes: Size(8 << 10),
+            handshake_timeout: seconds(10),
+            header_timeout: seconds(10),
+            body_timeout: seconds(60),
+            answer_timeout: seconds(60),
+            keep_alive: seconds(75),
+            requests_per_connection: Count(10_000),
+            connections: Count(10_000),
+            connections_per_address: Count(1_000),
+            http2_streams: Count(100),
+            sign_ins: RateLimit(Rate::new(600, Duration::from_secs(60))),
+            callbacks: RateLimit(Rate::new(600, Duration::from_secs(3600))),
+        }
     }
 }
 

@@ -47,10 +47,10 @@ pub(super) fn trap(scalar: &Scalar, form: &str, rule: &Value) -> Option<String> 
     match lower.as_str() {
         "" | "~" | "null" => Some(mismatch(rule, &Kind::Scalar(scalar.clone()))),
         "true" | "false" => Some(format!("`{text}` without quotes is no text; quote it: \"{text}\"")),
-        "yes" | "no" | "on" | "off" | "y" | "n" => {
+        // what would be wrong in quotes, too, is better told by its form
+        "yes" | "no" | "on" | "off" | "y" | "n" if judge(form, &scalar.text).is_ok() => {
             Some(format!("many YAML readers take `{text}` for true or false; quote it: \"{text}\""))
         }
-        // what would be wrong in quotes, too, is better told by its form
         _ if !is_number(&scalar.text) || judge(form, &scalar.text).is_err() => None,
         _ => Some(format!("expected {}, found a number; quote it: \"{text}\"", words::of_rule(rule))),
     }
@@ -106,6 +106,7 @@ pub(super) fn mismatch(rule: &Value, found: &Kind) -> String {
                 {
                     "; remove the quotes".to_owned()
                 }
+                "integer" if scalar.quoted => "; remove the quotes".to_owned(),
                 "boolean" => match text.to_ascii_lowercase().as_str() {
                     "yes" | "on" | "y" | "1" => "; write true".to_owned(),
                     "no" | "off" | "n" | "0" => "; write false".to_owned(),

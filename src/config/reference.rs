@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, Condition, Directory, Document, Listen, Log, Route, Session, Store,
+    Admin, Assertion, Bitbucket, Condition, Directory, Document, Limits, Listen, Log, Route, Session, Store,
     StripHeaders, UpstreamTimeouts,
 };
 use super::refused::{REFUSED, Refused};
@@ -26,7 +26,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 13] {
+fn sections() -> [Section; 14] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -45,6 +45,7 @@ fn sections() -> [Section; 13] {
         section::<Log>("log", Some("Log")),
         section::<StripHeaders>("strip_headers", Some("StripHeaders")),
         section::<UpstreamTimeouts>("upstream_timeouts", Some("UpstreamTimeouts")),
+        section::<Limits>("limits", Some("Limits")),
         section::<Route>("routes[]", Some("Route")),
         section::<Condition>("routes[].allow[] and .deny[]", Some("Condition")),
     ]
@@ -102,6 +103,7 @@ fn row(page: &mut String, key: &str, rule: &Value, required: bool) {
         _ if required => "**required**".to_owned(),
         Value::String(text) => format!("`{text}`"),
         Value::Bool(word) => format!("`{word}`"),
+        Value::Number(number) => format!("`{number}`"),
         _ => "–".to_owned(),
     };
     let mut meaning = paragraph(rule);
@@ -157,6 +159,8 @@ unknown or repeated key is an error, and so is a key that this version does not 
 - **Variables.** `$NAME` and `${NAME}` in a value become the content of the environment variable; one that is not
   set is an error. `$$` is a dollar sign. What a variable contains is always text: it cannot add keys.
 - **Durations** have a unit: `250ms`, `90s`, `15m`, `24h`, `30d`, or several: `1h30m`.
+- **Sizes** count in powers of two: `512B`, `64KiB`, `10MiB`, `1GiB`.
+- **Rates** are `5/s`, `20/m` or `900/h`: so many at once, and then one whenever its share of the time is over.
 - **Quotes.** Values that begin with `{`, `*`, `@` and words like `no` or `12` that mean text need quotes; the
   problem says so where they are missing.
 - **Paths** are relative to the folder of the file.

@@ -129,6 +129,13 @@ fn publish(value: &mut Value) {
                     required.retain(|name| !aliased.iter().any(|alias| name == alias));
                 }
             }
+            if object.get("type").is_some_and(|kind| kind == "integer") {
+                for (mark, keyword) in [("x-min", "minimum"), ("x-max", "maximum")] {
+                    if let Some(bound) = object.get(mark).and_then(|b| b.as_str()?.parse::<u64>().ok()) {
+                        object.insert(keyword.to_owned(), bound.into());
+                    }
+                }
+            }
             object.retain(|key, _| !key.starts_with("x-"));
             object.values_mut().for_each(publish);
         }
@@ -142,7 +149,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::value::{judge, show_duration};
+    use crate::config::value::{judge, magnitude, show_duration};
 
     /// Every property below `schema`, by its path.
     fn walk<'s>(schema: &'s Value, path: &str, found: &mut Vec<(String, &'s Value)>) {
@@ -179,18 +186,23 @@ mod tests {
     fn every_default_is_within_its_bounds() {
         let mut found = Vec::new();
         walk(schema(), "", &mut found);
-        let millis = |value: &Value| -> Option<u64> {
-            let span: Result<super::super::value::Span, _> = serde_json::from_value(value.clone());
-            span.ok().and_then(|span| u64::try_from(span.0.as_millis()).ok())
-        };
         for (path, property) in found {
-            if resolve(property)["x-form"] == "duration" {
-                let (low, high) = (millis(&property["x-min"]), millis(&property["x-max"]));
-                assert!(low < high && low.is_some(), "{path} needs bounds");
-                if let Some(default) = millis(&property["default"]) {
-                    assert!(low <= Some(default) && Some(default) <= high, "{path}");
-                    assert_eq!(property["default"], show_duration(Duration::from_millis(default)), "{path}");
-                }
+            let form = resolve(property)["x-form"].as_str().unwrap_or("");
+            if !["duration", "size", "whole number"].contains(&form) {
+                continue;
+            }
+            let of = |value: &Value| match value {
+                Value::Number(number) => magnitude(form, &number.to_string()),
+                value => value.as_str().and_then(|text| magnitude(form, text)),
+            };
+            let (low, high) = (of(&property["x-min"]), of(&property["x-max"]));
+            assert!(low < high && low.is_some(), "{path} needs bounds");
+            if let Some(default) = of(&property["default"]) {
+                assert!(low <= Some(default) && Some(default) <= high, "{path}");
+            }
+            if let (Some(default), "duration") = (of(&property["default"]), form) {
+                let span = Duration::from_millis(u64::try_from(default).unwrap_or(u64::MAX));
+                assert_eq!(property["default"], show_duration(span), "{path}");
             }
         }
     }

@@ -17,6 +17,7 @@ use url::Url;
 use crate::identity::{AccountId, Email};
 use crate::membership;
 use crate::policy::condition::Domain;
+use crate::throttle;
 
 /// What is wrong with a text, and the cure, as a predicate: "has no unit; write 90s, 15m, 24h or 30d".
 pub type Fault = String;
@@ -67,6 +68,7 @@ macro_rules! forms {
         pub fn judge(form: &str, text: &str) -> Result<(), Fault> {
             match form {
                 $($form => $parse(text).map(drop),)*
+                "whole number" => count(text).map(drop),
                 _ => Ok(()),
             }
         }
@@ -78,8 +80,10 @@ forms! {
     Span(Duration): "duration", "15m", duration, |span| show_duration(*span);
     /// An amount of bytes: `64KiB`, `10MiB`.
     Size(u64): "size", "64KiB", size, |bytes| show_size(*bytes);
-    /// So many in a time: `900/h`.
-    Rate(PerHour): "rate", "900/h", rate, |rate| format!("{}/h", rate.0);
+    /// So many in a time: `900/h` lets 900 pass at once and then one every four seconds.
+    Rate(throttle::Rate): "rate", "900/h", rate, |rate| show_rate(*rate);
+    /// The same, or `none`.
+    RateLimit(Option<throttle::Rate>): "rate limit", "20/m", rate_limit, |limit| limit.map_or("none".to_owned(), show_rate);
     /// An IP address and a port.
     Address(SocketAddr): "address", "0.0.0.0:8443", address, SocketAddr::to_string;
     /// A block of IP addresses, or one.
@@ -112,9 +116,34 @@ forms! {
     Text(Box<str>): "text", "", text, |text| text.to_string();
 }
 
-/// A rate, per hour.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PerHour(pub u64);
+/// A number of things. In YAML a number and no text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Count(pub u64);
+
+impl JsonSchema for Count {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "x-form": "whole number" })
+    }
+}
+
+/// What stands between `x-min` and `x-max` can be put in order: spans, sizes and counts, by the form's name.
+pub fn magnitude(form: &str, text: &str) -> Option<u128> {
+    match form {
+        "duration" => duration(text).ok().map(|span| span.as_millis()),
+        "size" => size(text).ok().map(u128::from),
+        "whole number" => count(text).ok().map(u128::from),
+        _ => None,
+    }
+}
 
 const DURATION_UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
@@ -183,17 +212,43 @@ fn show_size(bytes: u64) -> String {
     format!("{}{unit}", bytes / size)
 }
 
-fn rate(text: &str) -> Result<PerHour, Fault> {
-    const CURE: &str = "write 900/h or 15/m";
-    let fault = || format!("is no rate; {CURE}");
-    let (count, unit) = number(text).ok_or_else(fault)?;
-    let times = match unit {
-        "/h" => 1,
-        "/m" => 60,
-        "/s" => 3600,
-        _ => return Err(fault()),
-    };
-    count.checked_mul(times).map(PerHour).ok_or_else(|| format!("is too much; {CURE}"))
+fn count(text: &str) -> Result<u64, Fault> {
+    match number(text) {
+        Some((count, "")) => Ok(count),
+        _ => Err("is no whole number; write its digits alone, as in 100".to_owned()),
+    }
+}
+
+const RATE_UNITS: [(&str, u64); 4] = [("/s", 1), ("/m", 60), ("/h", 3600), ("/d", 86_400)];
+
+fn rate(text: &str) -> Result<throttle::Rate, Fault> {
+    a_rate(text, "write 900/h, 15/m or 5/s")
+}
+
+fn rate_limit(text: &str) -> Result<Option<throttle::Rate>, Fault> {
+    match text {
+        "none" => Ok(None),
+        rate => a_rate(rate, "write 900/h, 15/m, 5/s, or none for no limit").map(Some),
+    }
+}
+
+fn a_rate(text: &str, cure: &str) -> Result<throttle::Rate, Fault> {
+    let (count, unit) = number(text).ok_or_else(|| format!("is no rate; {cure}"))?;
+    if unit.is_empty() {
+        return Err(format!("does not say in what time; {cure}"));
+    }
+    let (_, seconds) =
+        RATE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(|| format!("is no rate; {cure}"))?;
+    let count = u32::try_from(count).ok().filter(|count| *count <= throttle::MOST);
+    let count = count.ok_or_else(|| format!("is too much; at most {}{unit}", throttle::MOST))?;
+    throttle::Rate::new(count, Duration::from_secs(*seconds))
+        .ok_or_else(|| format!("lets nobody pass; {cure}"))
+}
+
+fn show_rate(rate: throttle::Rate) -> String {
+    let seconds = rate.per().as_secs();
+    let unit = RATE_UNITS.iter().find(|(_, size)| *size == seconds).map_or("/s", |(unit, _)| unit);
+    format!("{}{unit}", rate.count())
 }
 
 /// A whole number in front of `text`, and the rest.
@@ -432,13 +487,36 @@ mod tests {
         assert_eq!(size("0B"), Ok(0));
         assert_eq!(show_size(10 << 20), "10MiB");
         assert_eq!(show_size(1_000), "1000B");
-        assert_eq!(rate("900/h"), Ok(PerHour(900)));
-        assert_eq!(rate("15/m"), Ok(PerHour(900)));
         for text in ["64", "64KB", "64k", "x", "", "99999999999GiB"] {
             assert!(size(text).is_err(), "{text}");
         }
-        for text in ["900", "900/d", "/h", "", "900 / h"] {
-            assert!(rate(text).is_err(), "{text}");
+        for (text, count, seconds) in
+            [("900/h", 900, 3600), ("15/m", 15, 60), ("5/s", 5, 1), ("9/d", 9, 86_400)]
+        {
+            let expected = throttle::Rate::new(count, Duration::from_secs(seconds));
+            assert_eq!(rate(text).ok(), expected, "{text}");
+            assert_eq!(rate_limit(text).ok(), Some(expected), "{text}");
+            assert_eq!(rate(text).map(show_rate), Ok(text.to_owned()));
+        }
+        assert_eq!(rate_limit("none"), Ok(None));
+        for (text, word) in [
+            ("900", "in what time"),
+            ("900/w", "no rate"),
+            ("/h", "no rate"),
+            ("", "no rate"),
+            ("900 / h", "no rate"),
+            ("0/m", "nobody"),
+            ("99999999/s", "too much"),
+            ("9999999999999999/s", "too much"),
+        ] {
+            for fault in [rate(text).err(), rate_limit(text).err()] {
+                assert!(fault.as_ref().is_some_and(|fault| fault.contains(word)), "{text}: {fault:?}");
+            }
+        }
+        assert!(rate("none").is_err());
+        assert_eq!(count("100"), Ok(100));
+        for text in ["", "-1", "1.5", "1e3", "1_000", "0x10", "99999999999999999999", "many"] {
+            assert!(count(text).is_err(), "{text}");
         }
     }
 
