@@ -5,16 +5,14 @@
 
 mod assemble;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
-use pingora::listeners::ListenerConfig;
-use pingora::protocols::l4::stream::L4BufferSettings;
-use pingora::proxy::http_proxy_service_with_name;
+use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
@@ -30,6 +28,7 @@ use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
+use crate::listener::{self, Bound, H2c, Listen, Listener};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
 use crate::pages::{self, Services};
@@ -97,6 +96,7 @@ pub struct App {
     directory: Directory,
     clock: Clock,
     entropy: Entropy,
+    listeners: Vec<Bound>,
     admin: TcpListener,
     health: Arc<Health>,
     under_way: Arc<AtomicUsize>,
@@ -114,20 +114,21 @@ impl App {
         // The first draw of a process may take 0.1 s; no visitor should wait for it.
         let _: [u8; 32] = entropy.bytes();
         let telemetry = Telemetry::start(&assemble::log_settings(&compiled.log))?;
-        for address in &compiled.listen {
-            bind(*address, "listen.address")?;
-        }
-        let admin = bind(compiled.admin.address, "admin.address")?;
-        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
-        let ring = Arc::new(ring);
-        let store =
-            Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("teamgate")
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
+        let listeners = {
+            let _within = runtime.enter();
+            compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
+        };
+        let admin = bind(compiled.admin.address, "admin.address")?;
+        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
+        let ring = Arc::new(ring);
+        let store =
+            Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
         let directory =
             Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
@@ -167,6 +168,7 @@ impl App {
             directory,
             clock,
             entropy,
+            listeners,
             admin,
             health: Arc::new(Health::default()),
             under_way,
@@ -184,26 +186,25 @@ impl App {
     /// # Errors
     ///
     /// When the server does not come up.
-    pub fn serve(self, ready: impl FnOnce()) -> Result<(), Error> {
+    pub fn serve(mut self, ready: impl FnOnce()) -> Result<(), Error> {
         self.start_timers();
         let probes = Arc::new(self.probes());
         self.start_admin(probes.clone());
         let (stop, stopping) = watch::channel(Stop::No);
-        let server = self.server();
+        let (accepts, mut accepting) = watch::channel(false);
+        let server = self.server(accepts);
         let thread = std::thread::Builder::new().name("pingora".to_owned()).spawn(move || {
             server.run(RunArgs { shutdown_signal: Box::new(Signals { stop }) });
         });
-        let thread = thread.map_err(Error::Runtime)?;
+        thread.map_err(Error::Runtime)?;
+        // The addresses take connections since they were bound; from here on somebody accepts them.
         self.runtime.block_on(async {
-            for address in &self.compiled.listen {
-                while tokio::net::TcpStream::connect(reachable(*address)).await.is_err() {
-                    if thread.is_finished() {
-                        return Err(Error::Down);
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+            while accepting.changed().await.is_ok() {
+                if *accepting.borrow() {
+                    return Ok(());
                 }
             }
-            Ok(())
+            Err(Error::Down)
         })?;
         self.health.listening.store(true, Ordering::Release);
         self.telemetry.audit.record(
@@ -239,7 +240,7 @@ impl App {
         self.telemetry.audit.record(now, &Event::Stopped);
     }
 
-    fn server(&self) -> Server {
+    fn server(&mut self, accepts: watch::Sender<bool>) -> Server {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let conf = ServerConf {
             threads,
@@ -263,13 +264,18 @@ impl App {
             telemetry: self.telemetry.clone(),
             under_way: self.under_way.clone(),
         };
-        let mut service = http_proxy_service_with_name(&server.configuration, proxy, "teamgate");
-        for address in &self.compiled.listen {
-            // Pingora's own 64 KiB for reading would be most of what an idle connection takes.
-            let buffers = L4BufferSettings::new(8 * 1024, 1460);
-            service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers));
-        }
-        server.add_service(service);
+        server.add_service(Listener {
+            app: Arc::new(http_proxy(&server.configuration, proxy)),
+            bound: std::mem::take(&mut self.listeners),
+            limits: listener::Limits {
+                head_within: Duration::from_secs(10),
+                head_bytes: 64 * 1024,
+                requests: None,
+                streams: 100,
+                idle: Duration::from_secs(75),
+            },
+            accepts,
+        });
         server
     }
 
@@ -420,17 +426,13 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-/// Tries whether an address can be listened on; Pingora would retry for half a minute and then panic.
-fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).map_err(|source| Error::Listen { address, key, source })
+/// Takes an address for browsers. Within a runtime.
+fn listen(address: SocketAddr) -> Result<Bound, Error> {
+    let listen = Listen { address, h2c: H2c::Unknown };
+    Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 
-/// The address to reach a listener at from this machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
+/// Takes an address for operators.
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).map_err(|source| Error::Listen { address, key, source })
 }

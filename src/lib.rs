@@ -49,7 +49,6 @@ pub mod live;
 
 pub mod gate;
 pub mod login;
-
 pub mod open;
 
 // ── one configuration, compiled
@@ -58,6 +57,9 @@ pub mod snapshot;
 // ── edges: HTTP in and out
 pub mod admin;
 pub mod pages;
+
+pub mod listener;
+
 pub mod proxy;
 
 // ── assembly

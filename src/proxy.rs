@@ -30,7 +30,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
-use self::facts::{NO_ADDRESS, Peer, Reading, RequestIds, Tls};
+use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::response::{keep_private, strip_hop_by_hop};
 use self::upstream::{Awaited, Resolver, dress, peer};
@@ -38,6 +38,7 @@ use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
+use crate::listener::{Conversation, here};
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
@@ -209,7 +210,7 @@ impl Proxy {
         self.telemetry.access.record(&Entry {
             arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),
             request_id: arrival.map_or("", |arrival| &arrival.request_id),
-            client: arrival.map_or_else(|| peer_of(session).address, |arrival| arrival.client),
+            client: arrival.map_or_else(|| context.conversation.ends.client.ip(), |arrival| arrival.client),
             method: header.method.as_str(),
             host: arrival.map_or(b"", |arrival| arrival.authority.as_bytes()),
             path,
@@ -248,11 +249,9 @@ fn request_shape(session: &Session) -> crate::facts::Shape {
     shape(&header.method, &header.headers)
 }
 
-fn peer_of(session: &Session) -> Peer {
-    let address =
-        session.client_addr().and_then(|address| address.as_inet()).map_or(NO_ADDRESS, |inet| inet.ip());
-    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-    Peer { address, tls: if tls { Tls::Yes } else { Tls::No } }
+fn peer_of(context: &Context) -> Peer {
+    let ends = &context.conversation.ends;
+    Peer { address: ends.client.ip(), tls: if ends.tls.is_some() { Tls::Yes } else { Tls::No } }
 }
 
 #[async_trait]
@@ -262,6 +261,7 @@ impl ProxyHttp for Proxy {
     fn new_ctx(&self) -> Context {
         Context {
             started: Instant::now(),
+            conversation: here().unwrap_or_else(Conversation::detached),
             snapshot: self.current.load_full(),
             stage: Stage::Arrived,
             gate: None,
@@ -282,7 +282,8 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
         }
         let snapshot = context.snapshot.clone();
-        let peer = peer_of(session);
+        context.conversation.head_is_read();
+        let peer = peer_of(context);
         let now = self.clock.now();
         let head = match session.as_http1() {
             Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {

@@ -11,6 +11,7 @@ use super::facts::Reading;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
+use crate::listener::Conversation;
 use crate::snapshot::Snapshot;
 use crate::telemetry::labels::Decision;
 use crate::telemetry::metrics::InFlight;
@@ -19,6 +20,8 @@ use crate::telemetry::metrics::InFlight;
 pub struct Context {
     /// When the first byte of it was handed to us.
     pub started: Instant,
+    /// The connection that it came on, and where it is ended from outside.
+    pub conversation: Arc<Conversation>,
     /// The configuration that it is decided by, from beginning to end.
     pub snapshot: Arc<Snapshot>,
     /// How far it is.

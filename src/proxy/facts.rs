@@ -3,7 +3,7 @@
 //! Owns: what is refused before anything is decided, whose forwarded headers are believed, who the client is.
 //! Must not know: routes, sessions.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -263,9 +263,6 @@ impl RequestIds {
         format!("{:016x}{:016x}", self.process, count.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into()
     }
 }
-
-/// The address of a client that has none.
-pub const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {

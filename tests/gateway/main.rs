@@ -18,3 +18,4 @@ mod requery;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod upstreams;

@@ -6,6 +6,7 @@ mod browser;
 mod config;
 mod gateway;
 mod http;
+mod nginx;
 mod upstream;
 mod wire;
 
@@ -18,6 +19,7 @@ pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};
 pub(crate) use self::http::{Request, Response, send};
+pub(crate) use self::nginx::{Authority, Nginx};
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 

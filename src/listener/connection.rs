@@ -1,0 +1,172 @@
+//! One connection and the requests on it.
+//!
+//! Owns: [`Conversation`], what the proxy knows of the connection that a request came on and how it is ended
+//! from outside. Must not know: bytes.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::server::ShutdownWatch;
+
+use super::stream::{Tls, Wire};
+use super::{H2c, Limits, Listen};
+use crate::open::Line;
+
+/// Who is at the two ends of a connection.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// The client: the same, unless a proxy of ours said otherwise before the first request.
+    pub client: SocketAddr,
+    /// What TLS says of it. None: it is not TLS.
+    pub tls: Option<Tls>,
+    /// Where it came in.
+    pub listen: Arc<Listen>,
+}
+
+/// One request under way, as the connection that it came on sees it.
+#[derive(Debug)]
+pub struct Conversation {
+    /// Who talks.
+    pub ends: Arc<Ends>,
+    /// Where it is ended from outside.
+    pub line: Arc<Line>,
+    /// The wire, where the request has it for itself: in HTTP/2 many share it.
+    wire: Option<Arc<Wire>>,
+    understood: AtomicBool,
+}
+
+/// How long the polite ways to end a request may take before it is dropped.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+impl Conversation {
+    /// A request that came on no connection of ours: nobody's, from nowhere.
+    pub fn detached() -> Arc<Conversation> {
+        let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let listen = Arc::new(Listen { address: nowhere, h2c: H2c::Unknown });
+        Arc::new(Conversation {
+            ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
+            line: Line::new(),
+            wire: None,
+            understood: AtomicBool::new(false),
+        })
+    }
+
+    /// The head is here: from now on the deadline for it does not count.
+    pub fn head_is_read(&self) {
+        self.understood.store(true, Ordering::Relaxed);
+        if let Some(wire) = &self.wire {
+            wire.head_is_read();
+        }
+    }
+
+    /// Comes to an end when the request is to be dropped: it was ended, and has had the time to say so.
+    async fn overdue(&self) {
+        self.line.ended().await;
+        if let Some(wire) = &self.wire {
+            wire.wake();
+        }
+        tokio::time::sleep(FAREWELL).await;
+    }
+}
+
+tokio::task_local! {
+    static HERE: Arc<Conversation>;
+}
+
+/// The request that is being served by this task.
+pub fn here() -> Option<Arc<Conversation>> {
+    HERE.try_with(Arc::clone).ok()
+}
+
+/// What is the same for every connection.
+pub(super) struct Options {
+    pub(super) limits: Limits,
+    server: HttpServerOptions,
+    http2: H2Options,
+}
+
+impl Options {
+    pub(super) fn new(limits: Limits) -> Options {
+        let mut server = HttpServerOptions::default();
+        server.keepalive_request_limit = limits.requests;
+        server.h2_idle_timeout = Some(limits.idle);
+        // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
+        let mut http2 = default_h2_options();
+        http2.max_concurrent_streams(limits.streams);
+        http2.max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
+        Options { limits, server, http2 }
+    }
+}
+
+/// One connection: the app, wrapped so that each request knows where it came from and can be ended.
+pub(super) struct Connection<A> {
+    app: Arc<A>,
+    ends: Arc<Ends>,
+    wire: Arc<Wire>,
+    options: Arc<Options>,
+}
+
+impl<A> Connection<A> {
+    pub(super) fn new(app: Arc<A>, ends: Ends, wire: Arc<Wire>, options: Arc<Options>) -> Connection<A> {
+        Connection { app, ends: Arc::new(ends), wire, options }
+    }
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let line = Line::new();
+        let wire = match session.is_http2() {
+            true => {
+                // The heads of its streams are the library's to read, which bounds them itself.
+                self.wire.head_is_read();
+                None
+            }
+            false => {
+                self.wire.next_request(line.clone());
+                Some(self.wire.clone())
+            }
+        };
+        let understood = AtomicBool::new(false);
+        let conversation = Arc::new(Conversation { ends: self.ends.clone(), line, wire, understood });
+        HERE.scope(
+            conversation.clone(),
+            or_dropped(self.app.process_new_http(session, shutdown), &conversation),
+        )
+        .await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.options.http2.clone())
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options.server)
+    }
+}
+
+/// Serves the request, or drops it when it is overdue: in HTTP/1.1 the connection with it, in HTTP/2 this stream
+/// alone.
+async fn or_dropped(
+    served: impl Future<Output = Option<ReusedHttpStream>>,
+    conversation: &Conversation,
+) -> Option<ReusedHttpStream> {
+    tokio::select! {
+        biased;
+        reusable = served => reusable,
+        () = conversation.overdue() => None,
+    }
+}

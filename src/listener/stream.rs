@@ -1,0 +1,543 @@
+//! The bytes between a client and us.
+//!
+//! Owns: [`Client`], the stream that Pingora reads and writes; how long and how big a head may be on the wire.
+//! Must not know: what the bytes say, but for the first words of HTTP/2.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::{H2c, Limits};
+use crate::open::Line;
+
+/// What a client of HTTP/2 says first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Writes are collected up to this many bytes, so that the head of an answer and a short body are one packet.
+const WRITE_BUFFER: usize = 4096;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// A head is being read. The time and the bytes that it may take are running.
+    Head,
+    /// A request is being served; or the connection is HTTP/2, where the library bounds its heads.
+    Serving,
+    /// Between two requests: the next byte begins a head.
+    Idle,
+}
+
+/// What is known of the wire on both sides: by the stream that Pingora owns, and by the request.
+#[derive(Debug)]
+pub(super) struct Wire {
+    phase: AtomicU8,
+    reader: AtomicWaker,
+    /// The request that has the wire for itself. None in HTTP/2.
+    line: ArcSwapOption<Line>,
+}
+
+impl Wire {
+    fn new() -> Arc<Wire> {
+        let phase = AtomicU8::new(Phase::Head as u8);
+        Arc::new(Wire { phase, reader: AtomicWaker::new(), line: ArcSwapOption::empty() })
+    }
+
+    fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Head,
+            1 => Phase::Serving,
+            _ => Phase::Idle,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// The head of a request is whole.
+    pub(super) fn head_is_read(&self) {
+        self.enter(Phase::Serving);
+    }
+
+    /// A request is awaited; `line` is where it will be ended from.
+    pub(super) fn next_request(&self, line: Arc<Line>) {
+        if self.phase() == Phase::Serving {
+            self.enter(Phase::Idle);
+        }
+        self.line.store(Some(line));
+    }
+
+    /// Lets the stream look at how things stand although nothing came in.
+    pub(super) fn wake(&self) {
+        self.reader.wake();
+    }
+}
+
+/// What is known when a connection is opened.
+pub(super) struct Opening {
+    pub(super) client: SocketAddr,
+    pub(super) h2c: H2c,
+    /// How TLS is spoken, where it is.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) limits: Limits,
+}
+
+/// A connection that is ready for its first request.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    pub(super) wire: Arc<Wire>,
+    pub(super) tls: Option<Tls>,
+}
+
+/// What TLS, where it is spoken, says of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// The host that the client asked for (SNI, RFC 6066 §3), as it wrote it. None: none.
+    pub server_name: Option<Box<str>>,
+}
+
+/// What the bytes go over.
+#[derive(Debug)]
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    io: BufWriter<Socket>,
+    /// Read before it was known what it is.
+    ahead: Bytes,
+    wire: Arc<Wire>,
+    limits: Limits,
+    /// When the head that is being read must be whole. Made when waiting for more of it begins.
+    deadline: Option<Pin<Box<Sleep>>>,
+    /// How many bytes of the head there are.
+    head: usize,
+    protocol: Option<ALPN>,
+    socket: Arc<SocketDigest>,
+}
+
+impl Client {
+    /// Readies a connection for its first request.
+    ///
+    /// # Errors
+    ///
+    /// When the client is gone.
+    pub(super) async fn open(mut stream: TcpStream, opening: Opening) -> io::Result<Opened> {
+        let socket = SocketDigest::from_raw_fd(stream.as_raw_fd());
+        // Nothing can be in there yet.
+        let _ = socket.peer_addr.set(Some(PeerAddress::Inet(opening.client)));
+        let mut ahead = Bytes::new();
+        let (socket_io, protocol, tls) = match opening.tls {
+            Some(config) => {
+                let stream = TlsAcceptor::from(config).accept(stream).await?;
+                let (_, session) = stream.get_ref();
+                let protocol = (session.alpn_protocol() == Some(b"h2")).then_some(ALPN::H2);
+                let tls = Tls { server_name: session.server_name().map(Box::from) };
+                (Socket::Tls(Box::new(stream)), protocol, Some(tls))
+            }
+            None => {
+                if opening.h2c == H2c::Spoken {
+                    ahead = until_it_differs(&mut stream, PREFACE).await?;
+                }
+                let protocol = (ahead == PREFACE).then_some(ALPN::H2);
+                (Socket::Plain(stream), protocol, None)
+            }
+        };
+        let wire = Wire::new();
+        let client = Client {
+            io: BufWriter::with_capacity(WRITE_BUFFER, socket_io),
+            ahead,
+            wire: wire.clone(),
+            limits: opening.limits,
+            deadline: None,
+            head: 0,
+            protocol,
+            socket: Arc::new(socket),
+        };
+        Ok(Opened { client, wire, tls })
+    }
+
+    /// `count` bytes of a head have come.
+    fn count(&mut self, count: usize) -> io::Result<()> {
+        if self.wire.phase() == Phase::Idle && count > 0 {
+            self.wire.enter(Phase::Head);
+            self.head = 0;
+            self.deadline = None;
+        }
+        self.head = self.head.saturating_add(count);
+        if self.head > self.limits.head_bytes {
+            return Err(self.give_up(TOO_LARGE, io::ErrorKind::InvalidData, "the head is too large"));
+        }
+        Ok(())
+    }
+
+    /// Whether the head that is awaited is late.
+    fn check_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.wire.phase() != Phase::Head {
+            return Ok(());
+        }
+        let within = self.limits.head_within;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(within)));
+        match deadline.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => {
+                Err(self.give_up(TOO_LATE, io::ErrorKind::TimedOut, "the head did not come in time"))
+            }
+        }
+    }
+
+    /// Says why, where the client can understand it: it speaks HTTP/1.1, it has begun a request, and it waits for
+    /// no other answer. The bytes leave when Pingora shuts the connection down.
+    fn give_up(&mut self, answer: &[u8], kind: io::ErrorKind, why: &'static str) -> io::Error {
+        if self.protocol != Some(ALPN::H2) && self.head > 0 {
+            let mut nobody = Context::from_waker(std::task::Waker::noop());
+            let _ = Pin::new(&mut self.io).poll_write(&mut nobody, answer);
+        }
+        io::Error::new(kind, why)
+    }
+}
+
+const TOO_LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+const TOO_LARGE: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+
+/// Reads until it is clear whether the client says `words`: not one byte more, and as many as it takes.
+async fn until_it_differs(stream: &mut TcpStream, words: &[u8]) -> io::Result<Bytes> {
+    let mut read = BytesMut::with_capacity(words.len());
+    while read.len() < words.len() && words.starts_with(&read) {
+        let mut rest = (&mut *stream).take((words.len() - read.len()) as u64);
+        if rest.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(read.freeze())
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Socket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Socket::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Socket::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.wire.reader.register(cx.waker());
+        let before = buf.filled().len();
+        if this.ahead.has_remaining() {
+            let count = this.ahead.remaining().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(count));
+        } else {
+            match Pin::new(&mut this.io).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    return match this.check_time(cx) {
+                        Ok(()) => Poll::Pending,
+                        Err(late) => Poll::Ready(Err(late)),
+                    };
+                }
+            }
+        }
+        if this.wire.phase() == Phase::Serving {
+            this.deadline = None;
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(this.count(buf.filled().len() - before))
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Client {
+    async fn shutdown(&mut self) {
+        // A client that is gone already needs no goodbye.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Client {
+    fn id(&self) -> UniqueIDType {
+        match self.io.get_ref() {
+            Socket::Plain(stream) => stream.as_raw_fd(),
+            Socket::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+        }
+    }
+}
+
+/// Whether it is TLS the proxy learns from [`super::Ends`]; Pingora need not know.
+impl Ssl for Client {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.protocol.clone()
+    }
+}
+
+impl GetTimingDigest for Client {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Client {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Client {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl Peek for Client {}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn Error>>;
+
+    const LIMITS: Limits = Limits {
+        head_within: Duration::from_millis(200),
+        head_bytes: 64,
+        requests: None,
+        streams: 1,
+        idle: Duration::from_secs(60),
+    };
+
+    /// A visitor, and the connection as we see it once the visitor has said `first`.
+    async fn opened(h2c: H2c, first: &[u8]) -> Result<(TcpStream, Client, Arc<Wire>), Box<dyn Error>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut visitor = TcpStream::connect(listener.local_addr()?).await?;
+        let (stream, client) = listener.accept().await?;
+        visitor.write_all(first).await?;
+        let opened = Client::open(stream, Opening { client, h2c, tls: None, limits: LIMITS }).await?;
+        Ok((visitor, opened.client, opened.wire))
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_learn_the_protocol_is_read_again() -> Outcome {
+        let rows: [(&[u8], Option<ALPN>); 4] = [
+            (PREFACE, Some(ALPN::H2)),
+            (b"GET / HTTP/1.1\r\n\r\n", None),
+            // Shorter than the preface, and different from its fourth byte on only.
+            (b"PRIVATE / HTTP/1.1\r\n", None),
+            (b"X", None),
+        ];
+        for (said, protocol) in rows {
+            let (_visitor, mut client, wire) = opened(H2c::Spoken, said).await?;
+            assert_eq!(client.selected_alpn_proto(), protocol);
+            wire.head_is_read();
+            let mut read = vec![0; said.len()];
+            client.read_exact(&mut read).await?;
+            assert_eq!(read, said);
+        }
+        // Who is not asked for HTTP/2 is not searched for it.
+        let (_visitor, client, _) = opened(H2c::Unknown, PREFACE).await?;
+        assert_eq!(client.selected_alpn_proto(), None);
+        Ok(())
+    }
+
+    /// Reads until the connection fails, and gives how it did and what the visitor was told.
+    async fn given_up(
+        client: &mut Client,
+        visitor: &mut TcpStream,
+    ) -> Result<(io::ErrorKind, String), Box<dyn Error>> {
+        let mut sink = [0; 16];
+        let error = loop {
+            match client.read(&mut sink).await {
+                Ok(0) => return Err("the visitor went away".into()),
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        Shutdown::shutdown(client).await;
+        let mut told = String::new();
+        visitor.read_to_string(&mut told).await?;
+        Ok((error.kind(), told))
+    }
+
+    #[tokio::test]
+    async fn a_head_that_takes_too_long_is_given_up_however_it_trickles() -> Outcome {
+        let (mut visitor, mut client, _wire) = opened(H2c::Unknown, b"GET / HT").await?;
+        let (mut reading, mut writing) = visitor.split();
+        let trickle = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if writing.write_all(b"x").await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let mut sink = [0; 16];
+        let failed = async {
+            loop {
+                if let Err(error) = client.read(&mut sink).await {
+                    break error;
+                }
+            }
+        };
+        let error = tokio::select! {
+            () = trickle => return Err("it does not end".into()),
+            error = failed => error,
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        Shutdown::shutdown(&mut client).await;
+        let mut told = [0; 12];
+        reading.read_exact(&mut told).await?;
+        assert_eq!(&told, b"HTTP/1.1 408");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_at_all_is_told_nothing() -> Outcome {
+        let (mut visitor, mut client, _wire) = opened(H2c::Unknown, b"").await?;
+        let (kind, told) = given_up(&mut client, &mut visitor).await?;
+        assert_eq!((kind, told.as_str()), (io::ErrorKind::TimedOut, ""));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_given_up_and_a_body_is_not_counted() -> Outcome {
+        let (mut visitor, mut client, wire) = opened(H2c::Unknown, &[b'a'; 60]).await?;
+        let mut head = [0; 60];
+        client.read_exact(&mut head).await?;
+        wire.head_is_read();
+        visitor.write_all(&[b'b'; 1_000]).await?;
+        let mut body = [0; 1_000];
+        client.read_exact(&mut body).await?;
+        // The next request on the connection begins to count anew.
+        wire.next_request(Line::new());
+        visitor.write_all(&[b'c'; 60]).await?;
+        client.read_exact(&mut head).await?;
+        visitor.write_all(&[b'd'; 5]).await?;
+        let (kind, told) = given_up(&mut client, &mut visitor).await?;
+        assert_eq!(kind, io::ErrorKind::InvalidData);
+        assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_time_between_two_requests_is_not_the_heads() -> Outcome {
+        let (mut visitor, mut client, wire) = opened(H2c::Unknown, b"first").await?;
+        let mut head = [0; 5];
+        client.read_exact(&mut head).await?;
+        wire.head_is_read();
+        wire.next_request(Line::new());
+        let mut next = [0; 6];
+        let late = async {
+            tokio::time::sleep(LIMITS.head_within * 2).await;
+            visitor.write_all(b"second").await
+        };
+        let (read, written) = tokio::join!(client.read_exact(&mut next), late);
+        written?;
+        read?;
+        assert_eq!(&next, b"second");
+        Ok(())
+    }
+}
