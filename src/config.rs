@@ -20,6 +20,7 @@ pub mod value;
 mod words;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use check::Checked;
@@ -44,7 +45,21 @@ pub fn load(path: &Path, lookup: Lookup<'_>) -> Result<Compiled, Problems> {
     let draft = read(&text, lookup).map_err(alone)?;
     let names = draft.places.names().clone();
     let folder = path.parent().unwrap_or(Path::new(""));
-    let outcome = compile(&file, draft, &Surroundings { folder, read_secret: &secret_text::read });
+    let around = Surroundings {
+        folder,
+        is_folder: &|path| fs::read_dir(path).is_ok(),
+        read_file: &|path, most| {
+            // A pipe would keep the start waiting.
+            if !fs::metadata(path)?.is_file() {
+                return Err(std::io::Error::other("it is no file"));
+            }
+            let mut bytes = Vec::new();
+            fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        },
+        read_secret: &secret_text::read,
+    };
+    let outcome = compile(&file, draft, &around);
     outcome.compiled.ok_or_else(|| Problems::new(file, outcome.problems, names))
 }
 

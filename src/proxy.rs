@@ -2,10 +2,13 @@
 //!
 //! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
 //!
-//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], [`answer`]) or forwarded
 //! ([`upstream`]).
 
+mod answer;
+mod body;
 pub mod context;
+mod edit;
 pub mod facts;
 mod failure;
 pub mod own;
@@ -29,19 +32,22 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::body::{Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
+use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::response::{keep_private, strip_hop_by_hop};
-use self::upstream::{Awaited, Resolver, dress, peer};
+use self::upstream::{Awaited, Changes, Credentials, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
-use crate::gate::{Pass, Verdict, Who};
+use crate::gate::{By, Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
+use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
@@ -96,8 +102,15 @@ impl Proxy {
         pass: Pass,
     ) -> Result<bool> {
         let snapshot = context.snapshot.clone();
+        let route = pass.route().clone();
+        let rewritten = match route.rewrite.apply(&reading.target, route.allow_in_path) {
+            Ok(rewritten) => rewritten,
+            Err(unfit) => return self.unfit(session, context, reading, &pass, unfit).await,
+        };
         let outgoing = match pass.who() {
             None => None,
+            // Nobody is told of whom.
+            _ if route.destination.app().is_none() => None,
             Some(Who { session: live, known }) => {
                 let audience = snapshot.audience(pass.route(), &reading.arrival.host);
                 let occasion = Occasion {
@@ -123,12 +136,58 @@ impl Proxy {
                 }
             }
         };
+        // Of a preflight the app gets nothing but its head.
+        let limit = if pass.by() == By::Preflight { Some(0) } else { route.body_limit };
+        context.body = Meter::new(limit);
+        let too_long = context.body.announced(&session.req_header().headers).is_err();
+        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
+        if too_long {
+            let page = self.too_large(session, context);
+            own::write(session, page).await?;
+            return Ok(true);
+        }
+        if route.destination.app().is_none() {
+            let admitted = context.stage.admitted().map_err(closed)?;
+            answer::write(session, &snapshot, admitted, &self.telemetry).await?;
+            return Ok(true);
+        }
         if session.is_upgrade_req() {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
-        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
+    }
+
+    /// Refuses a request whose path became one that no app is sent.
+    async fn unfit(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reading: Reading,
+        pass: &Pass,
+        unfit: Unfit,
+    ) -> Result<bool> {
+        let (arrival, route) = (reading.arrival, &*pass.route().name);
+        tracing::warn!(request_id = &*arrival.request_id, route, "a path was not forwarded: {unfit}");
+        let common = pages::common(&context.snapshot, &arrival);
+        let page = render::bad_request(&common, &unfit.0.to_string(), request_shape(session));
+        let answered = Answered {
+            route: Some(route.into()),
+            reason: Some(unfit.to_string().into()),
+            account: pass.who().map(|who| who.session.account.id()),
+            ..Answered::of(arrival, Decision::BadRequest)
+        };
+        self.answer(session, context, answered, page).await
+    }
+
+    /// The answer to a body that is longer than the route takes.
+    fn too_large(&self, session: &Session, context: &Context) -> Response<Bytes> {
+        match context.stage.arrival() {
+            Some(arrival) => {
+                render::too_large(&pages::common(&context.snapshot, arrival), request_shape(session))
+            }
+            None => Response::default(),
+        }
     }
 
     async fn refuse(
@@ -233,6 +292,7 @@ impl Proxy {
 /// By which rule, as the log says it.
 fn grounds(admitted: &Admitted) -> String {
     match admitted.pass.decision() {
+        _ if admitted.pass.by() == By::Preflight => "it is a CORS preflight".to_owned(),
         PolicyDecision::Allow(grounds) => grounds.to_string(),
         // Deciding is pure; on the same values it does not change its mind.
         _ => String::new(),
@@ -242,6 +302,15 @@ fn grounds(admitted: &Admitted) -> String {
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
+}
+
+/// The body is longer than the route takes: no fault of the app's.
+fn too_long(error: TooLong) -> Box<Error> {
+    Error::because(ErrorType::HTTPStatus(413), "the request's body", error).into_down()
+}
+
+fn is_too_long(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::HTTPStatus(413)) && error.esource() == &ErrorSource::Downstream
 }
 
 fn request_shape(session: &Session) -> crate::facts::Shape {
@@ -266,6 +335,7 @@ impl ProxyHttp for Proxy {
             stage: Stage::Arrived,
             gate: None,
             first_byte: None,
+            body: Meter::default(),
             upstream_error: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -323,7 +393,9 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(upstream) = &admitted.pass.route().destination;
+        let Destination::App(upstream) = &admitted.pass.route().destination else {
+            return Err(Error::explain(ErrorType::InternalError, "fail closed: there is no app"));
+        };
         let address = self.resolver.address(upstream).await.map_err(|error| {
             context.upstream_error = Some("dns");
             Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
@@ -338,12 +410,37 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.body.begin();
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Admitted { reading, outgoing, .. } = admitted;
-        // Exactly what was decided on, whatever was sent.
-        request.set_raw_path(reading.target.wire().as_bytes())?;
-        dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
+        let Admitted { reading, outgoing, pass, .. } = admitted;
+        // Exactly what was decided on, or what the route makes of it, whatever was sent.
+        request.set_raw_path(admitted.target().wire().as_bytes())?;
+        let changes = Changes {
+            edits: &pass.route().request_headers,
+            prefix: admitted.rewritten.as_ref().and(pass.route().rewrite.prefix()).map(Prefix::as_str),
+            credentials: match pass.by() {
+                By::Rule => Credentials::Pass,
+                By::Preflight => Credentials::Withhold,
+            },
+        };
+        let (edge, cookies) = (&context.snapshot.edge, &context.snapshot.gate.cookie);
+        let told = outgoing.as_ref().map_or(&[][..], |outgoing| &outgoing.headers);
+        dress(request, reading, edge, cookies, told, &changes)
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        // What goes through a tunnel is no body.
+        if let (Some(chunk), false) = (body, session.was_upgraded()) {
+            context.body.pass(chunk.len()).map_err(too_long)?;
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -368,6 +465,7 @@ impl ProxyHttp for Proxy {
         }
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        edit_response(response, &admitted.pass.route().response_headers);
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
         }
@@ -390,6 +488,12 @@ impl ProxyHttp for Proxy {
         let status = status_of(error);
         if gone || session.response_written().is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
+        }
+        session.set_keepalive(None);
+        if is_too_long(error) {
+            let page = self.too_large(session, context);
+            let _ = own::write(session, page).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
         context.upstream_error.get_or_insert(kind);
@@ -419,7 +523,6 @@ impl ProxyHttp for Proxy {
                 Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
             }
         };
-        session.set_keepalive(None);
         // The client may be gone by now; then there is nobody to tell.
         let _ = own::write(session, page).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }

@@ -50,6 +50,11 @@ impl Checker<'_> {
             (Kind::Scalar(scalar), _) if is_null(scalar) && rule.get("x-nullable").is_some() => {
                 Some(Value::Null)
             }
+            (Kind::Scalar(scalar), Some("object")) if !is_null(scalar) && rule["x-short"].is_string() => {
+                let key = rule["x-short"].as_str().unwrap_or_default().to_owned();
+                let short = Entry { key, place: node.place, value: node.clone() };
+                Some(self.map(&[short], path, rule))
+            }
             (Kind::Scalar(scalar), Some("object" | "array")) => {
                 self.report(node, path, mismatch(rule, &Kind::Scalar(scalar.clone())))
             }

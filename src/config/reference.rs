@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, Condition, Directory, Document, Limits, Listen, Log, Route, Session, Store,
-    StripHeaders, UpstreamTimeouts,
+    Admin, Assertion, Bitbucket, Condition, Directory, Document, Files, HeaderEdits, Limits, Listen, Log,
+    Redirect, Respond, Rewrite, Route, Session, Store, StripHeaders, UpstreamTimeouts,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -26,7 +26,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 14] {
+fn sections() -> [Section; 19] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -47,6 +47,11 @@ fn sections() -> [Section; 14] {
         section::<UpstreamTimeouts>("upstream_timeouts", Some("UpstreamTimeouts")),
         section::<Limits>("limits", Some("Limits")),
         section::<Route>("routes[]", Some("Route")),
+        section::<Redirect>("routes[].redirect", Some("Redirect")),
+        section::<Respond>("routes[].respond", Some("Respond")),
+        section::<Files>("routes[].static", Some("Files")),
+        section::<Rewrite>("routes[].rewrite[]", Some("Rewrite")),
+        section::<HeaderEdits>("routes[].request_headers and .response_headers", Some("HeaderEdits")),
         section::<Condition>("routes[].allow[] and .deny[]", Some("Condition")),
     ]
 }
@@ -92,7 +97,10 @@ pub fn reference(example: &str) -> Result<String, serde_json::Error> {
 
 fn row(page: &mut String, key: &str, rule: &Value, required: bool) {
     let mut kind = match resolve(rule)["type"].as_str() {
-        Some("object") if rule.get("$ref").is_some() => format!("[mapping](#{})", anchor(rule)),
+        Some("object") if rule.get("$ref").is_some() => {
+            let or_short = if rule.get("x-short").is_some() { " or text" } else { "" };
+            format!("[mapping](#{}){or_short}", anchor(rule))
+        }
         Some("object") => "mapping of text".to_owned(),
         _ => words::of_rule(rule),
     };

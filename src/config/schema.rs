@@ -136,6 +136,11 @@ fn publish(value: &mut Value) {
                     }
                 }
             }
+            if object.contains_key("x-short")
+                && let Some(mapping) = object.remove("$ref")
+            {
+                object.insert("anyOf".to_owned(), json!([{ "type": "string" }, { "$ref": mapping }]));
+            }
             object.retain(|key, _| !key.starts_with("x-"));
             object.values_mut().for_each(publish);
         }
@@ -220,11 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn editors_see_dex_names_and_none_of_our_marks() {
+    fn editors_see_dex_names_and_short_forms_and_none_of_our_marks() {
         let published = published();
+        let redirect = &published["$defs"]["Route"]["properties"]["redirect"];
+        assert_eq!(redirect["anyOf"][0]["type"], "string");
+        assert_eq!(redirect["anyOf"][1]["$ref"], "#/$defs/Redirect");
         assert!(published["$defs"]["Bitbucket"]["properties"]["clientID"].is_object());
         let text = published.to_string();
-        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required"] {
+        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required", "short"] {
             assert!(!text.contains(&format!("\"x-{mark}\"")), "{mark}");
         }
     }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::body::Meter;
 use super::facts::Reading;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
+use crate::route::target::Target;
 use crate::snapshot::Snapshot;
 use crate::telemetry::labels::Decision;
 use crate::telemetry::metrics::InFlight;
@@ -30,6 +32,8 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How much of the request's body has gone to the app, and may.
+    pub body: Meter,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
     /// Counts it as in flight until it is dropped, panic or not.
@@ -73,6 +77,15 @@ pub struct Admitted {
     pub pass: Pass,
     /// What the app is told; `None` on public routes.
     pub outgoing: Option<Arc<Outgoing>>,
+    /// The target that the app is sent, where it is not the one that was asked for.
+    pub rewritten: Option<Target<'static>>,
+}
+
+impl Admitted {
+    /// The target that the app is sent.
+    pub fn target(&self) -> &Target<'static> {
+        self.rewritten.as_ref().unwrap_or(&self.reading.target)
+    }
 }
 
 /// A request that the gateway answered.

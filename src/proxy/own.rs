@@ -15,6 +15,7 @@ use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 
+use super::body::{after_an_answer, before_an_answer};
 use crate::facts::{Arrival, shape};
 use crate::pages::{self, Asked, render};
 use crate::snapshot::Snapshot;
@@ -133,10 +134,12 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if !length_known && !without_body {
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
+    before_an_answer(session);
     session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
     if !without_body && !body.is_empty() {
         session.write_response_body(Some(body), true).await?;
     }
+    after_an_answer(session).await;
     Ok(())
 }
 
