@@ -6,8 +6,8 @@
 mod assemble;
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -28,9 +28,13 @@ use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
-use crate::listener::{self, Bound, H2c, Listen, Listener};
+use crate::listener::admission::{self, Admission};
+use crate::listener::reload::{self, LOOK_EVERY};
+use crate::listener::{Bound, Listen, Listener};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
+use crate::open::Open;
+use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
@@ -40,6 +44,7 @@ use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
+use crate::throttle::Throttle;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +77,9 @@ pub enum Error {
     /// The server did not come up.
     #[error("the server did not come up; the lines before this one say why")]
     Down,
+    /// TLS.
+    #[error("TLS cannot be set up ({0}); please report this")]
+    Tls(#[from] rustls::Error),
     /// No runtime.
     #[error("no threads to run on: {0}")]
     Runtime(std::io::Error),
@@ -97,8 +105,10 @@ pub struct App {
     clock: Clock,
     entropy: Entropy,
     listeners: Vec<Bound>,
+    certificates: Arc<Mutex<reload::Watch>>,
     admin: TcpListener,
     health: Arc<Health>,
+    open: Open,
     under_way: Arc<AtomicUsize>,
 }
 
@@ -120,9 +130,13 @@ impl App {
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
+        let listen: Vec<Listen> = compiled.listen.iter().map(assemble::listener).collect::<Result<_, _>>()?;
+        let settings = compiled.listen.iter().map(|listen| listen.tls.as_ref());
+        let shown = settings.zip(&listen).filter_map(|(tls, listen)| Some((tls?, listen.tls.clone()?)));
+        let certificates = Arc::new(Mutex::new(reload::Watch::new(shown)));
         let listeners = {
             let _within = runtime.enter();
-            compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
+            listen.into_iter().map(bound).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
@@ -154,6 +168,8 @@ impl App {
             live: live.clone(),
             clock: clock.clone(),
             telemetry: telemetry.clone(),
+            sign_ins: Throttle::default(),
+            callbacks: Throttle::default(),
         };
         let services = Services { gate, login, live, assertions };
         let under_way = Arc::new(AtomicUsize::new(0));
@@ -169,8 +185,10 @@ impl App {
             clock,
             entropy,
             listeners,
+            certificates,
             admin,
             health: Arc::new(Health::default()),
+            open: Open::default(),
             under_way,
         })
     }
@@ -262,26 +280,71 @@ impl App {
             ids: RequestIds::new(&self.entropy),
             resolver: Resolver::default(),
             telemetry: self.telemetry.clone(),
+            open: self.open.clone(),
             under_way: self.under_way.clone(),
         };
+        let admission = self.admission();
         server.add_service(Listener {
             app: Arc::new(http_proxy(&server.configuration, proxy)),
             bound: std::mem::take(&mut self.listeners),
-            limits: listener::Limits {
-                head_within: Duration::from_secs(10),
-                head_bytes: 64 * 1024,
-                requests: None,
-                streams: 100,
-                idle: Duration::from_secs(75),
-            },
+            limits: assemble::listener_limits(&self.compiled.limits),
+            admission,
+            telemetry: self.telemetry.clone(),
+            clock: self.clock.clone(),
             accepts,
         });
         server
     }
 
+    /// How many connections there may be, and a gauge of how many there are.
+    fn admission(&self) -> Admission {
+        let admission = Admission::new(admission::Settings {
+            connections: self.compiled.limits.connections,
+            per_address: self.compiled.limits.connections_per_address,
+            proxies: self.compiled.trusted_proxies.clone(),
+        });
+        let counted = admission.clone();
+        self.telemetry.metrics.at_scrape(move |metrics| {
+            metrics.connections.set(i64::try_from(counted.open()).unwrap_or(i64::MAX));
+        });
+        admission
+    }
+
     fn start_timers(&self) {
+        let (certificates, clock, telemetry) =
+            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(LOOK_EVERY, move || {
+            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
+            async move {
+                // It reads files, and a network's file system may take its time.
+                let look = move || {
+                    certificates.lock().unwrap_or_else(PoisonError::into_inner).look(now, &telemetry);
+                };
+                let _ = tokio::task::spawn_blocking(look).await;
+            }
+        }));
+
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let watch = Watch {
+            open: self.open.clone(),
+            gate: self.services.gate.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(async move {
+            let mut pace = watch.pace();
+            loop {
+                pace.next().await;
+                let (watch, current, now) = (watch.clone(), current.load_full(), clock.now());
+                // In a task of its own: a mistake in one round must not leave everything open for ever.
+                let round = tokio::spawn(async move { watch.round(&current.gate, now).await });
+                if round.await.is_err() {
+                    tracing::error!("open connections could not be decided on; please report this");
+                }
+            }
+        });
 
         let (live, current, clock, telemetry) =
             (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
@@ -355,7 +418,7 @@ impl App {
 
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
-        let (live, store) = (self.services.live.clone(), self.store.clone());
+        let (live, store, open) = (self.services.live.clone(), self.store.clone(), self.open.clone());
         self.telemetry.metrics.at_scrape(move |metrics| {
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
@@ -364,6 +427,9 @@ impl App {
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+            for (kind, count) in open.census(now) {
+                metrics.open_connections.of(kind).set(count);
+            }
             let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
             metrics.corrupted_records.inc_by(spoiled);
         });
@@ -427,8 +493,8 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// Takes an address for browsers. Within a runtime.
-fn listen(address: SocketAddr) -> Result<Bound, Error> {
-    let listen = Listen { address, h2c: H2c::Unknown };
+fn bound(listen: Listen) -> Result<Bound, Error> {
+    let address = listen.address;
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 

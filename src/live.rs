@@ -42,18 +42,41 @@ impl LiveSession {
 
     /// Whether it still counts.
     pub fn is_live(&self, settings: &Settings, now: Timestamp) -> bool {
-        !self.ended.load(Ordering::Acquire)
-            && self.account.condition() != Condition::Ended
-            && standing(&self.record, self.used_at(), settings, now) == Standing::Live
+        self.over(settings, now).is_none()
     }
 
-    /// Notes that a request used it. Once a second is enough, and spares the cache line.
-    fn touch(&self, now: Timestamp) {
+    /// Why it does not count any more; `None` while it does.
+    pub fn over(&self, settings: &Settings, now: Timestamp) -> Option<Over> {
+        if self.ended.load(Ordering::Acquire) {
+            Some(Over::SignedOut)
+        } else if self.account.condition() == Condition::Ended {
+            Some(Over::AccountEnded)
+        } else if standing(&self.record, self.used_at(), settings, now) != Standing::Live {
+            Some(Over::Expired)
+        } else {
+            None
+        }
+    }
+
+    /// Notes that it was used: by a request, or by what a client says on an open connection. Once a second is
+    /// enough, and spares the cache line.
+    pub fn touch(&self, now: Timestamp) {
         if now.unix_millis().saturating_sub(self.used_at.load(Ordering::Relaxed)) >= 1_000 {
             self.used_at.store(now.unix_millis(), Ordering::Relaxed);
         }
         self.account.touch(now);
     }
+}
+
+/// Why a session does not count any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// Its person signed out, or signed in anew in the same browser.
+    SignedOut,
+    /// All sessions of its account were ended.
+    AccountEnded,
+    /// It is too old, or was unused for too long.
+    Expired,
 }
 
 /// How many sessions are kept in memory, at most; the least recently used go first.
@@ -122,7 +145,42 @@ impl Live {
             return Ok(None);
         }
         let session = self.keep(key, record, account, now);
+        session.account.touch(now);
         Ok(session.is_live(settings, now).then_some(session))
+    }
+
+    /// What an open connection holds on to: the session as it is in memory now. One that was forgotten for want of
+    /// requests is put back, so that whoever ends it finds it.
+    pub fn hold(&self, session: &Arc<LiveSession>) -> Arc<LiveSession> {
+        let sessions = self.0.sessions.pin();
+        if let Some(current) = sessions.get(&session.key) {
+            return current.clone();
+        }
+        if !session.ended.load(Ordering::Acquire) {
+            self.insert(session);
+        }
+        session.clone()
+    }
+
+    /// The same session with its account read anew: for one whose account was forgotten, and which hears of no
+    /// change any more. That is no use of it. `None` when the store has ended it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then nobody knows whether it goes on.
+    pub async fn renew(
+        &self,
+        session: &LiveSession,
+        now: Timestamp,
+    ) -> Result<Option<Arc<LiveSession>>, store::Error> {
+        let Some(account) = self.0.directory.account(session.record.account, now).await? else {
+            return Ok(None);
+        };
+        // Asked after the account: it may have been ended, and read back anew.
+        if account.condition() == Condition::Ended || self.0.store.session(session.key).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.keep(session.key, session.record.clone(), account, session.used_at())))
     }
 
     /// Begins a session: it is on disk when this returns.
@@ -145,7 +203,9 @@ impl Live {
             user_agent: browser.user_agent,
         };
         self.0.store.put_session(key, &record).await?;
-        Ok(self.keep(key, record, account, now))
+        let session = self.keep(key, record, account, now);
+        session.account.touch(now);
+        Ok(session)
     }
 
     /// Ends one session, at once.
@@ -158,6 +218,7 @@ impl Live {
         if let Some(session) = self.0.sessions.pin().get(&key) {
             session.ended.store(true, Ordering::Release);
         }
+        self.0.directory.stir();
         let account = self.0.sessions.pin().get(&key).map(|session| session.record.account);
         self.0.store.end_session(key).await?;
         self.0.sessions.pin().remove(&key);
@@ -234,24 +295,27 @@ impl Live {
         key: SessionKey,
         record: Record,
         account: Arc<Account>,
-        now: Timestamp,
+        used_at: Timestamp,
     ) -> Arc<LiveSession> {
         let session = Arc::new(LiveSession {
             key,
-            used_at: AtomicU64::new(now.unix_millis()),
+            used_at: AtomicU64::new(used_at.unix_millis()),
             written_at: AtomicU64::new(record.last_used_at.unix_millis()),
             record,
             account,
             outgoing: assertion::Cache::default(),
             ended: AtomicBool::new(false),
         });
-        self.0.sessions.pin().insert(key, session.clone());
+        self.insert(&session);
+        session
+    }
+
+    fn insert(&self, session: &Arc<LiveSession>) {
+        self.0.sessions.pin().insert(session.key, session.clone());
         // After the insertion: whichever of this and `end` comes second sees the other.
-        if self.0.ended.pin().contains_key(&key) {
+        if self.0.ended.pin().contains_key(&session.key) {
             session.ended.store(true, Ordering::Release);
         }
-        session.account.touch(now);
-        session
     }
 }
 

@@ -11,8 +11,11 @@ pub mod context;
 mod edit;
 pub mod facts;
 mod failure;
+mod https;
 pub mod own;
 mod response;
+mod revocable;
+mod streams;
 mod tunnel;
 pub mod upstream;
 
@@ -23,8 +26,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -37,13 +40,15 @@ use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{keep_private, strip_hop_by_hop};
+use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::revocable::revocable;
 use self::upstream::{Awaited, Changes, Credentials, Resolver, dress, peer};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{By, Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
+use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
@@ -52,10 +57,7 @@ use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass};
-
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
+use crate::telemetry::labels::{Decision, Ending, StatusClass};
 
 /// The proxy.
 pub struct Proxy {
@@ -75,6 +77,8 @@ pub struct Proxy {
     pub resolver: Resolver,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What is decided on again while it is under way.
+    pub open: Open,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -140,6 +144,8 @@ impl Proxy {
         let limit = if pass.by() == By::Preflight { Some(0) } else { route.body_limit };
         context.body = Meter::new(limit);
         let too_long = context.body.announced(&session.req_header().headers).is_err();
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
         if too_long {
             let page = self.too_large(session, context);
@@ -148,7 +154,7 @@ impl Proxy {
         }
         if route.destination.app().is_none() {
             let admitted = context.stage.admitted().map_err(closed)?;
-            answer::write(session, &snapshot, admitted, &self.telemetry).await?;
+            answer::write(session, &snapshot, admitted, &context.conversation, &self.telemetry).await?;
             return Ok(true);
         }
         if session.is_upgrade_req() {
@@ -255,7 +261,7 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => None,
+            _ => context.conversation.line.ending().map(Ending::sentence),
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -299,6 +305,22 @@ fn grounds(admitted: &Admitted) -> String {
     }
 }
 
+/// An answer that is none: the app's fault.
+fn nonsense(what: Nonsense) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
+}
+
+/// What was answered, but for interim answers: after those the one that counts is still to come.
+fn answered_with(session: &Session) -> Option<StatusCode> {
+    let status = session.response_written()?.status;
+    (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
+}
+
+/// Pingora counts in seconds, and takes zero for never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
+}
+
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -337,6 +359,8 @@ impl ProxyHttp for Proxy {
             first_byte: None,
             body: Meter::default(),
             upstream_error: None,
+            interim: 0,
+            open: None,
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -349,7 +373,11 @@ impl ProxyHttp for Proxy {
         // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
         // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
         if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
+        }
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no interim answers (RFC 9110 §15.2).
+            session.set_ignore_info_resp(true);
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
@@ -361,7 +389,9 @@ impl ProxyHttp for Proxy {
             }
             _ => Bytes::new(),
         };
-        let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
+        let ends = context.conversation.ends.clone();
+        let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
+        let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
                 // Where its end is in doubt, so is the beginning of the next one.
@@ -372,6 +402,12 @@ impl ProxyHttp for Proxy {
                 return self.answer(session, context, answered, page).await;
             }
         };
+        if let Some((decision, answer)) =
+            https::elsewhere(&ends.listen, &snapshot, &reading, request_shape(session))
+        {
+            let answered = Answered::of(reading.arrival, decision);
+            return self.answer(session, context, answered, answer).await;
+        }
         if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path)
             && snapshot.serves(&reading.arrival.host)
         {
@@ -406,12 +442,16 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         context.body.begin();
         let admitted = context.stage.admitted().map_err(closed)?;
+        if context.open.is_some() {
+            // Only now: Pingora has settled what this stream may do by what it was before.
+            revocable(session.as_mut(), &context.conversation.line);
+        }
         let Admitted { reading, outgoing, pass, .. } = admitted;
         // Exactly what was decided on, or what the route makes of it, whatever was sent.
         request.set_raw_path(admitted.target().wire().as_bytes())?;
@@ -436,8 +476,12 @@ impl ProxyHttp for Proxy {
         _: bool,
         context: &mut Context,
     ) -> Result<()> {
+        let Some(chunk) = body else { return Ok(()) };
+        if let Some(open) = &context.open {
+            open.heard();
+        }
         // What goes through a tunnel is no body.
-        if let (Some(chunk), false) = (body, session.was_upgraded()) {
+        if !session.was_upgraded() {
             context.body.pass(chunk.len()).map_err(too_long)?;
         }
         Ok(())
@@ -451,21 +495,38 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked =
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
-            unasked.as_up();
-            return Err(unasked);
+            return Err(nonsense(Nonsense::Protocol));
+        }
+        let client = session.req_header().version;
+        settle_framing(response, client).map_err(nonsense)?;
+        if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is that of the connection; Pingora would find out after it has promised to keep it.
+            session.set_keepalive(None);
+        }
+        if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
+            open.becomes(kind);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            context.conversation.becomes_tunnel();
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
         if response.status.is_informational() {
+            context.interim += 1;
+            if context.interim > MAX_INTERIM {
+                return Err(nonsense(Nonsense::Interim));
+            }
+            if response.status != StatusCode::SWITCHING_PROTOCOLS {
+                strip_hop_by_hop(response);
+            }
             return Ok(());
         }
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
         edit_response(response, &admitted.pass.route().response_headers);
+        https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
         }
@@ -481,12 +542,16 @@ impl ProxyHttp for Proxy {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        if let (Some(ending), Some(arrival)) = (context.conversation.line.ending(), context.stage.arrival()) {
+            streams::say_goodbye(session, &pages::common(&context.snapshot, arrival), ending).await;
+            return FailToProxy { error_code: 403, can_reuse_downstream: false };
+        }
         let gone = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
-        if gone || session.response_written().is_some() {
+        if gone || answered_with(session).is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         session.set_keepalive(None);
@@ -529,7 +594,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
         self.account_for(session, context, status, total);
     }

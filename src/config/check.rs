@@ -111,11 +111,13 @@ impl Checker<'_> {
         }
         for name in resolve(rule)["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !seen.contains_key(name) && !meant.contains(&name) {
-                let message = match known[name]["examples"][0].as_str() {
-                    Some(example) => {
+                let message = match &known[name]["examples"][0] {
+                    Value::String(example) => {
                         format!("`{name}` is missing; add `{name}: {}`", words::quoted_if_needed(example))
                     }
-                    None => format!("`{name}` is missing; add it as in config/example.yaml"),
+                    // JSON is YAML.
+                    example @ Value::Array(_) => format!("`{name}` is missing; add `{name}: {example}`"),
+                    _ => format!("`{name}` is missing; add it as in config/example.yaml"),
                 };
                 let place = self.places.of_key(path);
                 self.problems.push(Problem::new(place, path, message));

@@ -1,8 +1,8 @@
 //! The document as the modules want it: nothing left to parse, nothing that can be wrong.
 //!
 //! Owns: [`compile`], [`Compiled`], and what several values together must fulfil. `compile/` has the parts:
-//! `hosts` (addresses, the gateway's own URL, the cookie), `limits` (what clients may ask for), `routes` (who may
-//! go where), `strip` (header names), `secret_text` (secrets in files).
+//! `listen` (listeners and their certificates), `hosts` (the gateway's own URL, the cookie), `limits` (what clients
+//! may ask for), `routes` (who may go where), `strip` (header names), `secret_text` (secrets in files).
 //! Must not know: sockets, threads; it starts nothing.
 //!
 //! A value that is broken is reported already and stands at its default here, so every rule that compares
@@ -10,6 +10,7 @@
 
 mod hosts;
 pub mod limits;
+pub mod listen;
 mod routes;
 pub mod secret_text;
 pub mod strip;
@@ -28,7 +29,9 @@ use super::document::{Document, LogFormat, LogLevel, SameSite, UserClaim};
 use super::places::Places;
 use super::problem::{Place, Problem, Problems};
 use super::value::show_duration;
+use crate::clock::Timestamp;
 use crate::keys::signing::Algorithm;
+use crate::listener::certificates::{Certificate, ClientCa, Fault, Named, Pair, Unsound};
 use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
@@ -36,13 +39,14 @@ use crate::secret::Secret;
 use crate::snapshot::{Limits, UpstreamTimeouts};
 use crate::{bitbucket, session};
 
+use listen::Listen;
 use secret_text::SecretText;
 
 /// A configuration that can be run.
 #[derive(Debug)]
 pub struct Compiled {
     /// Where to listen for browsers; at least one address, each once.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// The operators' listener.
     pub admin: Admin,
     /// The gateway's own origin, path `/`. https, or http on loopback.
@@ -160,8 +164,14 @@ pub struct Surroundings<'a> {
     pub is_folder: &'a dyn Fn(&Path) -> bool,
     /// Reads a file, but no more than so many bytes of it.
     pub read_file: &'a dyn Fn(&Path, u64) -> std::io::Result<Vec<u8>>,
+    /// The present moment: certificates expire.
+    pub now: Timestamp,
     /// Reads a secret from a file.
     pub read_secret: &'a dyn Fn(&Path) -> Result<SecretText, secret_text::Error>,
+    /// Reads a certificate and its key.
+    pub read_certificate: &'a dyn Fn(&Pair, Timestamp) -> Result<Certificate, Unsound>,
+    /// Reads CAs of client certificates.
+    pub read_client_ca: &'a dyn Fn(&Named, Timestamp) -> Result<ClientCa, Fault>,
 }
 
 /// What came of it. Without problems there is a configuration.
@@ -197,8 +207,9 @@ pub fn compile(file: &str, draft: Draft, around: &Surroundings<'_>) -> Outcome {
 
 /// Runs every part, whatever the others say, and only then puts them together.
 fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled> {
-    let listen = hosts::listen(&document, findings);
-    let admin = hosts::admin(&document, findings, &listen);
+    let listen = listen::listen(&document, findings);
+    let addresses: Vec<SocketAddr> = listen.iter().map(|listen| listen.address).collect();
+    let admin = hosts::admin(&document, findings, &addresses);
     let external_url = hosts::external_url(&document, findings);
     let redirect_uri = hosts::redirect_uri(&document, findings, external_url.as_ref());
     let cookie = hosts::cookie(&document, findings, external_url.as_ref());
@@ -212,7 +223,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let strip = strip::effective(&document.strip_headers, findings);
     let limits = limits::limits(&document, findings);
     let ours = routes::Gateway {
-        listen: &listen,
+        listen: &addresses,
         admin: document.admin.address.0,
         external_url: external_url.as_ref(),
         cookie: &cookie,
@@ -421,11 +432,18 @@ mod tests {
     use super::*;
     use crate::config::read;
     use crate::config::schema::{properties, resolve, schema};
+    use crate::listener::certificates::Part;
+    use crate::listener::certificates::tests::NOW;
 
     type Tested = Result<(), Box<dyn Error>>;
 
     const FULL: &str = r#"
-listen: [{ address: "127.0.0.1:8080" }]
+listen:
+  - { address: "127.0.0.1:8080", h2c: true, proxy_protocol: true }
+  - { address: "127.0.0.1:8082", redirect_to_https: true }
+  - address: "127.0.0.1:8443"
+    tls: { certificates: [{ cert: tls.crt, key: tls.key }], min_version: 1.3, client_ca: ca.pem }
+    hsts: { max_age: 366d, include_subdomains: true, preload: true }
 admin: { address: "127.0.0.1:9090", token_file: token }
 external_url: https://gate.int.example.com
 trusted_proxies: [10.0.0.0/8]
@@ -481,8 +499,25 @@ routes:
 
     /// For each key of the file: what to replace in [`FULL`], and by what.
     const CHANGES: &[(&str, &str, &str)] = &[
-        ("listen", "listen: [", "listen: [{ address: 127.0.0.1:8088 }, "),
+        ("listen", "listen:\n", "listen:\n  - { address: 127.0.0.1:8088 }\n"),
         ("listen.address", "127.0.0.1:8080", "127.0.0.1:8081"),
+        ("listen.h2c", "h2c: true", "h2c: false"),
+        ("listen.proxy_protocol", ", proxy_protocol: true", ""),
+        ("listen.redirect_to_https", ", redirect_to_https: true", ""),
+        ("listen.tls", ", client_ca: ca.pem", ""),
+        ("listen.tls.certificates", "certificates: [", "certificates: [{ cert: a, key: b }, "),
+        ("listen.tls.certificates.cert", "cert: tls.crt", "cert: other.crt"),
+        ("listen.tls.certificates.key", "key: tls.key", "key: other.key"),
+        ("listen.tls.min_version", "min_version: 1.3", "min_version: 1.2"),
+        ("listen.tls.client_ca", "ca.pem", "cas.pem"),
+        ("listen.hsts", ", preload: true", ""),
+        ("listen.hsts.max_age", "366d", "367d"),
+        (
+            "listen.hsts.include_subdomains",
+            "include_subdomains: true, preload: true",
+            "include_subdomains: false",
+        ),
+        ("listen.hsts.preload", "preload: true", "preload: false"),
         ("admin", "admin: { address: \"127.0.0.1:9090\", token_file: token }", ""),
         ("admin.address", "127.0.0.1:9090", "127.0.0.1:9091"),
         ("admin.token_file", ", token_file: token", ""),
@@ -625,7 +660,13 @@ routes:
             folder: Path::new("/etc/teamgate"),
             is_folder: &|_| true,
             read_file: &|path, _| Ok(format!("from {}", path.display()).into()),
+            now: NOW,
             read_secret: &read_secret,
+            read_certificate: &|_, _| {
+                Certificate::for_tests(&["gate.int.example.com"])
+                    .map_err(|_| Unsound { part: Part::Cert, fault: Fault::BadCertificate })
+            },
+            read_client_ca: &|_, _| Ok(ClientCa::for_tests()),
         };
         let outcome = compile("f", read(text, &|_| None).map_err(|p| p.to_string())?, &around);
         let problems: Vec<String> = outcome.problems.iter().map(Problem::to_string).collect();

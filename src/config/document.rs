@@ -105,6 +105,87 @@ pub struct Listen {
     /// The IP address and port.
     #[schemars(extend("x-required" = true))]
     pub address: Option<Address>,
+    /// Speak TLS here, with HTTP/2 for those who can. Unless given, plain HTTP.
+    pub tls: Option<Tls>,
+    /// Answer every request with 308 to the same address at https, with the port of `external_url`. Hosts that
+    /// no route names get 404. Not with `tls`.
+    pub redirect_to_https: bool,
+    /// What browsers are told about https. Only with `tls`; unless given, its defaults are.
+    pub hsts: Option<Hsts>,
+    /// Take HTTP/2 without TLS, too (prior knowledge, as gRPC clients and proxies have it). Not with `tls`,
+    /// which has HTTP/2 anyway.
+    pub h2c: bool,
+    /// Every connection begins with a PROXY protocol header, version 1 or 2, that says who the client is. Only
+    /// from `trusted_proxies`: a connection from elsewhere is closed.
+    pub proxy_protocol: bool,
+}
+
+/// TLS on a listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates with their keys. A client is shown the one with the host that it asks for (SNI): one with
+    /// exactly this name before one with a wildcard; the first in the list if none has it, or the client names no
+    /// host. Of several with the same name the first whose kind of key the client knows.
+    #[schemars(extend("x-required" = true, "examples" = [[{ "cert": "tls.crt", "key": "tls.key" }]]))]
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version of TLS that is spoken.
+    pub min_version: TlsVersion,
+    /// A PEM file with one CA or several: every client must show a certificate of theirs, or gets no connection.
+    #[schemars(extend("examples" = ["clients-ca.pem"]))]
+    pub client_ca: Option<Text>,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls { certificates: Vec::new(), min_version: TlsVersion::Tls12, client_ca: None }
+    }
+}
+
+/// A certificate and its key, in PEM. Files are looked at while teamgate runs: when they change, and fit, they
+/// are used from the next connection on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The server's own certificate, and behind it those that lead to a CA that browsers know.
+    #[schemars(extend("x-required" = true, "examples" = ["tls.crt"]))]
+    pub cert: Option<Text>,
+    /// Its private key, not encrypted. May be the same file.
+    #[schemars(extend("x-required" = true, "examples" = ["tls.key"]))]
+    pub key: Option<Text>,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub enum TlsVersion {
+    /// And 1.3. Everything since 2013 knows it.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// Alone. Browsers know it since 2018.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// `Strict-Transport-Security` on answers over TLS, unless the app sends its own: browsers come back by https
+/// alone, even where a link says http.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hsts {
+    /// For how long browsers remember it. `0s` makes them forget.
+    #[schemars(extend("x-min" = "0s", "x-max" = "730d"))]
+    pub max_age: Span,
+    /// For every host below, too, whoever serves it.
+    pub include_subdomains: bool,
+    /// Agree to be built into browsers, for good. Needs `include_subdomains` and a `max_age` of a year, and that
+    /// somebody enters the domain at hstspreload.org.
+    pub preload: bool,
+}
+
+impl Default for Hsts {
+    fn default() -> Hsts {
+        Hsts { max_age: seconds(30 * 86_400), include_subdomains: false, preload: false }
+    }
 }
 
 /// The operators' listener.
@@ -427,7 +508,7 @@ impl Default for UpstreamTimeouts {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// How long a request's header fields may be together, names and values; longer ones get 431.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "256KiB"))]
     pub header_bytes: Size,
     /// How many header fields a request may have; more get 431.
     #[schemars(extend("x-min" = "10", "x-max" = "250"))]

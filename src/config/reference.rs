@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, Condition, Directory, Document, Files, HeaderEdits, Limits, Listen, Log,
-    Redirect, Respond, Rewrite, Route, Session, Store, StripHeaders, UpstreamTimeouts,
+    Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Files, HeaderEdits, Hsts,
+    Limits, Listen, Log, Redirect, Respond, Rewrite, Route, Session, Store, StripHeaders, Tls,
+    UpstreamTimeouts,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -26,7 +27,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 19] {
+fn sections() -> [Section; 22] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -36,6 +37,9 @@ fn sections() -> [Section; 19] {
     [
         section::<Document>("", None),
         section::<Listen>("listen[]", Some("Listen")),
+        section::<Tls>("listen[].tls", Some("Tls")),
+        section::<CertificateFiles>("listen[].tls.certificates[]", Some("CertificateFiles")),
+        section::<Hsts>("listen[].hsts", Some("Hsts")),
         section::<Admin>("admin", Some("Admin")),
         section::<Bitbucket>("bitbucket", Some("Bitbucket")),
         section::<Directory>("directory", Some("Directory")),

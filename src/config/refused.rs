@@ -17,16 +17,6 @@ pub(super) struct Refused {
 /// All of them.
 pub(super) const REFUSED: &[Refused] = &[
     Refused {
-        path: "listen[].tls",
-        word: None,
-        message: "TLS is not supported yet; end it in a proxy in front and list that under `trusted_proxies`",
-    },
-    Refused {
-        path: "listen[].redirect_to_https",
-        word: None,
-        message: "is not supported yet; let the proxy that ends TLS redirect",
-    },
-    Refused {
         path: "routes[].upstreams",
         word: None,
         message: "several upstreams are not supported yet; write one as `upstream: http://host:port`",

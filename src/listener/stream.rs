@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -28,8 +29,9 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::farewell::{Frames, Place, last_word};
 use super::{H2c, Limits};
-use crate::open::Line;
+use crate::open::{Ending, Line};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,12 +57,22 @@ pub(super) struct Wire {
     reader: AtomicWaker,
     /// The request that has the wire for itself. None in HTTP/2.
     line: ArcSwapOption<Line>,
+    /// Whether that request has become a WebSocket.
+    tunnel: AtomicBool,
+    /// Whether it was ended: nothing more goes in or out but a goodbye.
+    over: AtomicBool,
 }
 
 impl Wire {
     fn new() -> Arc<Wire> {
         let phase = AtomicU8::new(Phase::Head as u8);
-        Arc::new(Wire { phase, reader: AtomicWaker::new(), line: ArcSwapOption::empty() })
+        Arc::new(Wire {
+            phase,
+            reader: AtomicWaker::new(),
+            line: ArcSwapOption::empty(),
+            tunnel: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        })
     }
 
     fn phase(&self) -> Phase {
@@ -88,9 +100,23 @@ impl Wire {
         self.line.store(Some(line));
     }
 
-    /// Lets the stream look at how things stand although nothing came in.
-    pub(super) fn wake(&self) {
+    /// The head of a 101 is about to be written; what follows it are frames.
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// The request was ended: the stream is to say goodbye, and to fail then.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
         self.reader.wake();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.line.load().as_ref().and_then(|line| line.ending())
     }
 }
 
@@ -138,7 +164,29 @@ pub(super) struct Client {
     head: usize,
     protocol: Option<ALPN>,
     socket: Arc<SocketDigest>,
+    /// Where the frames of a WebSocket stand.
+    frames: Option<Frames>,
+    goodbye: Goodbye,
+    /// When the goodbye must have been said. Made when it begins.
+    goodbye_by: Option<Pin<Box<Sleep>>>,
 }
+
+/// How far the goodbye to the client of a WebSocket is.
+#[derive(Debug)]
+enum Goodbye {
+    /// Not begun: the app is within a frame.
+    Waiting,
+    /// So much of the last word has been said.
+    Word { frame: Vec<u8>, said: usize },
+    /// It is on its way.
+    Flushing,
+    /// What the client still sends is read and thrown away: a socket that is closed over unread bytes is reset, and
+    /// a reset can overtake the last word.
+    Lingering,
+}
+
+/// How long a goodbye may take. What ends the request by force, should this fail, waits a little longer.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(800);
 
 impl Client {
     /// Readies a connection for its first request.
@@ -177,6 +225,9 @@ impl Client {
             head: 0,
             protocol,
             socket: Arc::new(socket),
+            frames: None,
+            goodbye: Goodbye::Waiting,
+            goodbye_by: None,
         };
         Ok(Opened { client, wire, tls })
     }
@@ -218,6 +269,86 @@ impl Client {
             let _ = Pin::new(&mut self.io).poll_write(&mut nobody, answer);
         }
         io::Error::new(kind, why)
+    }
+}
+
+impl Client {
+    /// Says goodbye, as far as it can be said now. Ready when there is nothing more to say: the connection has failed
+    /// then, for whoever reads or writes.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let over = || io::Error::new(io::ErrorKind::ConnectionAborted, "access was lost");
+        let _ = self.is_watched();
+        let Some(frames) = &self.frames else { return Poll::Ready(over()) };
+        let deadline = self.goodbye_by.get_or_insert_with(|| Box::pin(sleep(GOODBYE_WITHIN)));
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(over());
+        }
+        let mut io = Pin::new(&mut self.io);
+        loop {
+            match &mut self.goodbye {
+                Goodbye::Waiting => {
+                    self.goodbye = match (frames.place(), self.wire.ending()) {
+                        (Place::Within, _) => return Poll::Pending,
+                        (Place::Between, Some(ending)) => Goodbye::Word { frame: last_word(ending), said: 0 },
+                        (Place::Between, None) | (Place::Over, _) => Goodbye::Flushing,
+                    };
+                }
+                Goodbye::Word { frame, said } => {
+                    let rest = frame.get(*said..).unwrap_or_default();
+                    if rest.is_empty() {
+                        self.goodbye = Goodbye::Flushing;
+                        continue;
+                    }
+                    match ready!(io.as_mut().poll_write(cx, rest)) {
+                        Ok(count) if count > 0 => *said += count,
+                        _ => return Poll::Ready(over()),
+                    }
+                }
+                Goodbye::Flushing => match ready!(io.as_mut().poll_shutdown(cx)) {
+                    Ok(()) => self.goodbye = Goodbye::Lingering,
+                    Err(_) => return Poll::Ready(over()),
+                },
+                Goodbye::Lingering => {
+                    let mut scrap = [0; 1024];
+                    let mut scrap = ReadBuf::new(&mut scrap);
+                    match ready!(io.as_mut().poll_read(cx, &mut scrap)) {
+                        Ok(()) if !scrap.filled().is_empty() => {}
+                        _ => return Poll::Ready(over()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes on behalf of Pingora, when the request was ended: to the end of the app's frame and no further.
+    fn write_the_rest(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.leave(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let rest = match (&self.frames, &self.goodbye) {
+            (Some(frames), Goodbye::Waiting) => frames.rest(buf),
+            _ => 0,
+        };
+        match buf.get(..rest) {
+            Some(rest) if !rest.is_empty() => self.pass_on(cx, rest),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn pass_on(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        if let Some(frames) = &mut self.frames {
+            frames.went(buf.get(..count).unwrap_or_default());
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether each byte that is written has to be looked at.
+    fn is_watched(&mut self) -> bool {
+        if self.frames.is_none() && self.wire.tunnel.load(Ordering::Acquire) {
+            self.frames = Some(Frames::new());
+        }
+        self.frames.is_some()
     }
 }
 
@@ -297,6 +428,9 @@ impl AsyncRead for Client {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.wire.reader.register(cx.waker());
+        if this.wire.is_over() {
+            return this.leave(cx).map(Err);
+        }
         let before = buf.filled().len();
         if this.ahead.has_remaining() {
             let count = this.ahead.remaining().min(buf.remaining());
@@ -323,7 +457,8 @@ impl AsyncRead for Client {
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let _ = self.is_watched();
+        if self.wire.is_over() { self.write_the_rest(cx, buf) } else { self.pass_on(cx, buf) }
     }
 
     fn poll_write_vectored(
@@ -331,6 +466,10 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.is_watched() || self.wire.is_over() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
+            return self.poll_write(cx, first);
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -403,9 +542,10 @@ mod tests {
     type Outcome = Result<(), Box<dyn Error>>;
 
     const LIMITS: Limits = Limits {
+        ready_within: Duration::from_secs(10),
         head_within: Duration::from_millis(200),
         head_bytes: 64,
-        requests: None,
+        requests: 10,
         streams: 1,
         idle: Duration::from_secs(60),
     };

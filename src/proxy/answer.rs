@@ -18,9 +18,11 @@ use pingora::{Error, ErrorType, Result};
 use super::body::{after_an_answer, before_an_answer};
 use super::context::Admitted;
 use super::edit::edit_response;
-use super::own;
 use super::response::keep_private;
+use super::{https, own};
 use crate::facts::shape;
+use crate::listener::Conversation;
+use crate::open::Line;
 use crate::pages::{self, render};
 use crate::route::destination::Destination;
 use crate::route::destination::redirect::{Here, Redirect};
@@ -48,6 +50,7 @@ pub(super) async fn write(
     session: &mut Session,
     snapshot: &Snapshot,
     admitted: &Admitted,
+    conversation: &Conversation,
     telemetry: &Telemetry,
 ) -> Result<()> {
     let header = session.req_header();
@@ -64,8 +67,9 @@ pub(super) async fn write(
         Outcome::Page(page) => own::write(session, page).await,
         Outcome::Answer(answer) => {
             let (parts, body) = answer.into_parts();
-            let header = head(&parts, admitted)?;
-            stream(session, header, body).await
+            let mut header = head(&parts, admitted)?;
+            https::insist(&conversation.ends.listen, &mut header)?;
+            stream(session, header, body, &conversation.line).await
         }
     }
 }
@@ -124,7 +128,7 @@ fn head(parts: &http::response::Parts, admitted: &Admitted) -> Result<ResponseHe
 }
 
 /// Writes piece by piece: no more of a file is in memory than the client has yet to take.
-async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body) -> Result<()> {
+async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body, line: &Line) -> Result<()> {
     let length =
         header.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let bodiless = session.req_header().method == Method::HEAD
@@ -136,7 +140,13 @@ async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body) -
         // A file that grows meanwhile gives no more than was announced, one that shrinks gives an answer that is cut.
         let mut left = length.unwrap_or(u64::MAX);
         while left > 0 {
-            let Some(frame) = body.frame().await else { break };
+            // Somebody whose access is gone does not get the rest. (In HTTP/1.1 the connection fails by itself.)
+            let frame = tokio::select! {
+                biased;
+                _ = line.ended() => return Err(Error::explain(ErrorType::InternalError, "access was lost")),
+                frame = body.frame() => frame,
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| {
                 Error::because(ErrorType::InternalError, "a file could not be read", error)
             })?;

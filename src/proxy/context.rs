@@ -13,6 +13,7 @@ use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
+use crate::open::Entered;
 use crate::route::target::Target;
 use crate::snapshot::Snapshot;
 use crate::telemetry::labels::Decision;
@@ -34,8 +35,13 @@ pub struct Context {
     pub first_byte: Option<Duration>,
     /// How much of the request's body has gone to the app, and may.
     pub body: Meter,
+    /// How many interim answers the app gave.
+    pub interim: usize,
     /// What went wrong with the app, as a kind.
     pub upstream_error: Option<&'static str>,
+    /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
+    /// admitted.
+    pub open: Option<Entered>,
     /// Counts it as in flight until it is dropped, panic or not.
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.

@@ -16,7 +16,9 @@ use tokio::runtime::Handle;
 use tower::ServiceExt;
 
 use super::body::{after_an_answer, before_an_answer};
+use super::https;
 use crate::facts::{Arrival, shape};
+use crate::listener::here;
 use crate::pages::{self, Asked, render};
 use crate::snapshot::Snapshot;
 
@@ -135,6 +137,9 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
     before_an_answer(session);
+    if let Some(conversation) = here() {
+        https::insist(&conversation.ends.listen, &mut header)?;
+    }
     session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
     if !without_body && !body.is_empty() {
         session.write_response_body(Some(body), true).await?;
@@ -163,6 +168,8 @@ pub fn unreadable(
             &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
             shape,
         ),
+        Unreadable::Misdirected => render::misdirected(&common, &arrival.link(), shape),
         Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
+        Unreadable::TargetTooLong => render::target_too_long(&common, shape),
     }
 }

@@ -93,8 +93,34 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CookieFault Decision Ending Endpoint Freshness LogStream
-    RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
+    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
+    OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled
+}
+
+label! {
+    /// Why a connection was closed before its first request.
+    ConnectionRefusal is "reason" {
+        /// As many were open as `limits.connections`.
+        Full = "full",
+        /// As many were open from its address as `limits.connections_per_address`.
+        AddressFull = "address_full",
+        /// It came to a listener with `proxy_protocol` and not from `trusted_proxies`.
+        NotAProxy = "not_a_proxy",
+        /// It came to a listener with `proxy_protocol` and did not begin with a header of that protocol.
+        ProxyHeader = "proxy_header",
+        /// It was not ready for a request within `limits.handshake_timeout`.
+        Slow = "slow",
+    }
+}
+
+label! {
+    /// What somebody did too often.
+    Throttled is "what" {
+        /// Begin to sign in: `limits.sign_ins`.
+        SignIn = "sign_in",
+        /// Come back from Bitbucket: `limits.callbacks`.
+        Callback = "callback",
+    }
 }
 
 label! {
@@ -116,6 +142,8 @@ label! {
         BadRequest = "bad_request",
         /// One of the gateway's own pages.
         Own = "own",
+        /// Sent to https by a listener that does nothing else.
+        Redirect = "redirect",
         /// Something of ours failed.
         Error = "error",
     }
@@ -336,6 +364,16 @@ label! {
 }
 
 label! {
+    /// What came of a certificate file that changed.
+    CertificateReload is "outcome" {
+        /// What it holds is used.
+        Loaded = "loaded",
+        /// It is of no use; what was read before is used on.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// Why a session cookie was of no use.
     CookieFault is "fault" {
         /// It has not the shape of ours.
@@ -344,6 +382,20 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
+    }
+}
+
+label! {
+    /// What a request that stays open is.
+    OpenKind is "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// A stream of events (`text/event-stream`).
+        Events = "events",
+        /// A gRPC call.
+        Grpc = "grpc",
+        /// Anything else that takes long: a poll, a download, an upload.
+        Stream = "stream",
     }
 }
 

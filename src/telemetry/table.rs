@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use super::labels::{Decision, Labels, StatusClass};
@@ -72,6 +72,8 @@ pub(super) const LADDER: [f64; 19] = [
 /// 0.5 ms to 60 s: what goes over a network.
 pub(super) const SLOW_LADDER: [f64; 16] =
     [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+const CERTIFICATE: &str = "the `cert` (or `client_ca`) file as the configuration has it";
 
 const ROUTE: &str = "a route's name in the configuration, `(own)` or `(none)`";
 
@@ -190,6 +192,26 @@ impl Table {
         self.note(name, "histogram", vec![("route", ROUTE.to_owned())], Unit::Seconds, help, watch);
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         self.register(HistogramVec::new(opts, &["route"])?)
+    }
+
+    pub(super) fn by_certificate(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<GaugeVec, Error> {
+        self.note(name, "gauge", vec![("certificate", CERTIFICATE.to_owned())], Unit::Seconds, help, watch);
+        self.register(GaugeVec::new(Opts::new(name, help), &["certificate"])?)
+    }
+
+    pub(super) fn flag_by_certificate(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntGaugeVec, Error> {
+        self.note(name, "gauge", vec![("certificate", CERTIFICATE.to_owned())], Unit::None, help, watch);
+        self.register(IntGaugeVec::new(Opts::new(name, help), &["certificate"])?)
     }
 
     pub(super) fn requests(

@@ -11,6 +11,7 @@ mod commands;
 mod domains;
 mod framing;
 mod login;
+mod nonsense;
 mod outage;
 mod process;
 mod proxying;

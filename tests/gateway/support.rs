@@ -2,6 +2,7 @@
 
 #![expect(dead_code, reason = "the tests of one file use a part of this only")]
 
+mod blunt;
 mod browser;
 mod config;
 mod gateway;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use bitbucket_sim::{Client, EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET, Simulator, World};
 
+pub(crate) use self::blunt::Blunt;
 pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};

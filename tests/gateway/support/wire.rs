@@ -82,6 +82,18 @@ impl Wire {
         Ok(std::mem::take(&mut self.buffer))
     }
 
+    /// Takes what has come, or what comes within `span`; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When nothing comes.
+    pub(crate) async fn some(&mut self, span: Duration) -> Checked<Option<Vec<u8>>> {
+        if self.buffer.is_empty() && !timeout(span, self.read()).await?? {
+            return Ok(None);
+        }
+        Ok(Some(std::mem::take(&mut self.buffer)))
+    }
+
     /// Whether nothing has come and nobody has closed within `span`. For what must *not* happen.
     pub(crate) async fn is_silent_for(&mut self, span: Duration) -> bool {
         self.buffer.is_empty() && timeout(span, self.read()).await.is_err()
