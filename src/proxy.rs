@@ -35,7 +35,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
-use self::body::{Meter, TooLong};
+use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
@@ -93,7 +93,7 @@ impl Proxy {
         answer: Response<Bytes>,
     ) -> Result<bool> {
         context.stage = Stage::Answered(Box::new(answered));
-        own::write(session, answer).await?;
+        own::write(session, answer, Afterwards::GoOn).await?;
         Ok(true)
     }
 
@@ -149,7 +149,7 @@ impl Proxy {
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
         if too_long {
             let page = self.too_large(session, context);
-            own::write(session, page).await?;
+            own::write(session, page, Afterwards::GoOn).await?;
             return Ok(true);
         }
         if route.destination.app().is_none() {
@@ -394,12 +394,13 @@ impl ProxyHttp for Proxy {
         let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
-                // Where its end is in doubt, so is the beginning of the next one.
-                session.set_keepalive(None);
                 let page = own::unreadable(session, &snapshot, &arrival, &unreadable);
                 let mut answered = Answered::of(*arrival, Decision::BadRequest);
                 answered.reason = Some(unreadable.to_string().into());
-                return self.answer(session, context, answered, page).await;
+                context.stage = Stage::Answered(Box::new(answered));
+                // Where its end is in doubt, so is the beginning of the next one.
+                own::write(session, page, Afterwards::Doubt).await?;
+                return Ok(true);
             }
         };
         if let Some((decision, answer)) =
@@ -554,10 +555,9 @@ impl ProxyHttp for Proxy {
         if gone || answered_with(session).is_some() {
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
-        session.set_keepalive(None);
         if is_too_long(error) {
             let page = self.too_large(session, context);
-            let _ = own::write(session, page).await;
+            let _ = own::write(session, page, Afterwards::Close).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error);
@@ -589,7 +589,7 @@ impl ProxyHttp for Proxy {
             }
         };
         // The client may be gone by now; then there is nobody to tell.
-        let _ = own::write(session, page).await;
+        let _ = own::write(session, page, Afterwards::Close).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 

@@ -15,7 +15,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
-use super::body::{after_an_answer, before_an_answer};
+use super::body::{Afterwards, after_an_answer, before_an_answer};
 use super::context::Admitted;
 use super::edit::edit_response;
 use super::response::keep_private;
@@ -64,7 +64,7 @@ pub(super) async fn write(
         }
     };
     match outcome {
-        Outcome::Page(page) => own::write(session, page).await,
+        Outcome::Page(page) => own::write(session, page, Afterwards::GoOn).await,
         Outcome::Answer(answer) => {
             let (parts, body) = answer.into_parts();
             let mut header = head(&parts, admitted)?;
@@ -134,7 +134,7 @@ async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body, l
     let bodiless = session.req_header().method == Method::HEAD
         || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || length == Some(0);
-    before_an_answer(session);
+    let rest = before_an_answer(session, Afterwards::GoOn);
     session.write_response_header(Box::new(header), bodiless).await?;
     if !bodiless {
         // A file that grows meanwhile gives no more than was announced, one that shrinks gives an answer that is cut.
@@ -161,6 +161,6 @@ async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body, l
             (Some(_), _) => return Err(Error::explain(ErrorType::InternalError, "a file became shorter")),
         }
     }
-    after_an_answer(session).await;
+    after_an_answer(session, rest).await;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Bodies of requests: how much of one an app may be sent, and what becomes of one that nobody reads.
 //!
-//! Owns: [`Meter`], [`before_an_answer`], [`after_an_answer`]. Must not know: which limit a route has, how a refusal looks.
+//! Owns: [`Meter`], [`Afterwards`], [`before_an_answer`], [`after_an_answer`]. Must not know: which limit a route has, how a refusal looks.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use tokio::time::timeout;
 const KEPT_UP_TO: u64 = 64 * 1024;
 
 /// How long a client that is still sending is listened to after it was answered. Closed at once, a connection with
-/// unread bytes on it is reset, and the answer is lost with it (RFC 9112 §9.6).
+/// unread bytes on it is reset, and the answer is lost with it (RFC 9112 §9.6); a stream of HTTP/2 is reset, too, and
+/// clients forget the answer although they should not (RFC 9113 §8.1).
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How long it may say nothing meanwhile.
@@ -74,38 +75,59 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Before an answer that does not wait for the body: settles whether the connection goes on, since the answer says so.
-pub(super) fn before_an_answer(session: &mut Session) {
-    if session.is_body_done() {
-        return;
-    }
-    let headers = &session.req_header().headers;
-    let much = announced(headers).is_some_and(|length| length > KEPT_UP_TO);
-    // Who waits for a 100 and hears something else may send the body or not; nobody could tell what follows from a
-    // body (RFC 9110 §10.1.1).
-    if much || headers.contains_key(EXPECT) {
+/// What becomes of a connection once an answer is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Afterwards {
+    /// It carries the next request, if this one left nothing on it that is not worth reading.
+    GoOn,
+    /// It is closed.
+    Close,
+    /// It is closed, and nothing more on it is read: nobody knows where the request ends.
+    Doubt,
+}
+
+/// What is left of a request's body when an answer does not wait for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// Nothing that matters.
+    Nothing,
+    /// Something may come still.
+    Something,
+}
+
+/// Before an answer: settles whether the connection goes on, since the answer says so.
+pub(super) fn before_an_answer(session: &mut Session, afterwards: Afterwards) -> Rest {
+    if afterwards != Afterwards::GoOn {
         session.set_keepalive(None);
     }
+    if afterwards == Afterwards::Doubt || session.is_body_done() {
+        return Rest::Nothing;
+    }
+    let headers = &session.req_header().headers;
+    let little = announced(headers).is_some_and(|length| length <= KEPT_UP_TO);
+    // Who waits for a 100 and hears something else may send the body or not; nobody could tell what follows from a
+    // body (RFC 9110 §10.1.1).
+    let worth_reading = little && !headers.contains_key(EXPECT);
+    session.set_close_on_response_before_downstream_finish(!worth_reading);
+    Rest::Something
 }
 
 /// After it: listens for a moment to a client that is still sending, and forgets what it says. The connection goes on
-/// if the body has ended by then.
-pub(super) async fn after_an_answer(session: &mut Session) {
-    // A stream of HTTP/2 ends on its own, and the others on its connection go on.
-    if session.as_http1().is_none() || session.is_body_done() {
+/// only if the body has ended by then.
+pub(super) async fn after_an_answer(session: &mut Session, rest: Rest) {
+    if rest == Rest::Nothing {
         return;
     }
-    let rest = async {
-        let mut forgotten = 0;
+    let forget = async {
         loop {
             match timeout(SILENCE, session.read_request_body()).await {
-                Ok(Ok(Some(chunk))) => forgotten += chunk.len() as u64,
-                Ok(Ok(None)) => return forgotten <= KEPT_UP_TO,
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None)) => return true,
                 Ok(Err(_)) | Err(_) => return false,
             }
         }
     };
-    if timeout(LINGER, rest).await != Ok(true) {
+    if timeout(LINGER, forget).await != Ok(true) {
         session.set_keepalive(None);
     }
 }

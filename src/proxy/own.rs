@@ -15,7 +15,7 @@ use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 
-use super::body::{after_an_answer, before_an_answer};
+use super::body::{Afterwards, after_an_answer, before_an_answer};
 use super::https;
 use crate::facts::{Arrival, shape};
 use crate::listener::here;
@@ -121,7 +121,11 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
 /// # Errors
 ///
 /// When the client is gone.
-pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::Result<()> {
+pub async fn write(
+    session: &mut Session,
+    answer: Response<Bytes>,
+    afterwards: Afterwards,
+) -> pingora::Result<()> {
     let (parts, body) = answer.into_parts();
     let without_body = session.req_header().method == Method::HEAD
         || parts.status == StatusCode::NO_CONTENT
@@ -136,7 +140,7 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if !length_known && !without_body {
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
-    before_an_answer(session);
+    let rest = before_an_answer(session, afterwards);
     if let Some(conversation) = here() {
         https::insist(&conversation.ends.listen, &mut header)?;
     }
@@ -144,7 +148,7 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if !without_body && !body.is_empty() {
         session.write_response_body(Some(body), true).await?;
     }
-    after_an_answer(session).await;
+    after_an_answer(session, rest).await;
     Ok(())
 }
 

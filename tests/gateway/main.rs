@@ -6,6 +6,7 @@
 mod support;
 
 mod admin;
+mod answers;
 mod authorization;
 mod commands;
 mod domains;
@@ -16,6 +17,7 @@ mod outage;
 mod process;
 mod proxying;
 mod requery;
+mod rewriting;
 mod sessions;
 mod spoofing;
 mod streaming;

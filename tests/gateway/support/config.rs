@@ -38,7 +38,7 @@ impl Config {
         self
     }
 
-    /// More keys of the top level. `admin`, `external_url` and `log` replace what would stand there.
+    /// More keys of the top level. `listen`, `admin`, `external_url` and `log` replace what would stand there.
     pub(crate) fn top(mut self, lines: &str) -> Config {
         self.top.push_str(lines);
         self.top.push('\n');
@@ -59,8 +59,9 @@ impl Config {
 
     /// The whole file.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::from("listen:\n  - address: $LISTEN\n");
+        let mut text = String::new();
         for (key, line) in [
+            ("listen:", "listen: [{ address: $LISTEN }]"),
             ("admin:", "admin: { address: $ADMIN }"),
             ("external_url:", "external_url: http://$LISTEN"),
             ("log:", "log: { format: json }"),
