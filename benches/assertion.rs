@@ -88,7 +88,8 @@ fn settings(algorithm: Algorithm) -> Settings {
 
 fn route() -> Result<Route, Box<dyn Error>> {
     let policy = Policy::SignedIn { deny: Conditions::new(Vec::new())? };
-    Ok(Route::new("wiki", policy, Destination::App("http://10.0.0.5:8080".parse()?)))
+    let app = Destination::App(Arc::new("http://10.0.0.5:8080".parse()?));
+    Ok(Route::new("wiki", policy, app))
 }
 
 /// Somebody in five teams.

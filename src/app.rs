@@ -37,8 +37,8 @@ use crate::open::Open;
 use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
+use crate::proxy::balance::Pools;
 use crate::proxy::facts::RequestIds;
-use crate::proxy::upstream::Resolver;
 use crate::snapshot::Current;
 use crate::store::{self, Store};
 use crate::telemetry::audit::Event;
@@ -110,6 +110,7 @@ pub struct App {
     health: Arc<Health>,
     open: Open,
     under_way: Arc<AtomicUsize>,
+    pools: Pools,
 }
 
 impl App {
@@ -173,6 +174,8 @@ impl App {
         };
         let services = Services { gate, login, live, assertions };
         let under_way = Arc::new(AtomicUsize::new(0));
+        let pools = Pools::new(runtime.handle().clone(), telemetry.clone());
+        pools.adopt(current.load().gate.routes.iter());
         Ok(App {
             runtime,
             fingerprint,
@@ -190,6 +193,7 @@ impl App {
             health: Arc::new(Health::default()),
             open: Open::default(),
             under_way,
+            pools,
         })
     }
 
@@ -265,8 +269,10 @@ impl App {
             // We end the process ourselves when the last request is over; Pingora would sleep this out.
             grace_period_seconds: Some(self.compiled.shutdown_grace.as_secs() + 3600),
             graceful_shutdown_timeout_seconds: Some(0),
-            upstream_keepalive_pool_size: 256,
-            max_retries: 2,
+            // Pingora takes it for each thread.
+            upstream_keepalive_pool_size: self.compiled.kept_connections.div_ceil(threads),
+            // More than a request ever makes: proxy/attempt counts them.
+            max_retries: 16,
             ..ServerConf::default()
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -278,7 +284,7 @@ impl App {
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
             ids: RequestIds::new(&self.entropy),
-            resolver: Resolver::default(),
+            pools: self.pools.clone(),
             telemetry: self.telemetry.clone(),
             open: self.open.clone(),
             under_way: self.under_way.clone(),
@@ -419,7 +425,9 @@ impl App {
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
         let (live, store, open) = (self.services.live.clone(), self.store.clone(), self.open.clone());
+        let pools = self.pools.clone();
         self.telemetry.metrics.at_scrape(move |metrics| {
+            pools.report();
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
             metrics.memberships.of(Freshness::Fresh).set(census.young);

@@ -424,7 +424,7 @@ mod tests {
             allow: Conditions::new(vec![named("acme/administrators")?, named("initech")?])?,
             deny: Conditions::new(Vec::new())?,
         };
-        let app = crate::route::destination::Destination::App("http://10.0.0.5:8080".parse()?);
+        let app = crate::route::destination::Destination::App(Arc::new("http://10.0.0.5:8080".parse()?));
         Ok(Arc::new(Route { identity, ..Route::new("wiki", policy, app) }))
     }
 

@@ -438,6 +438,13 @@ impl Directory {
         Ok(())
     }
 
+    /// What memory pressure does to an account.
+    #[cfg(test)]
+    pub(crate) fn evict(&self, account: &Account) {
+        self.0.accounts.invalidate(&account.id);
+        account.evicted.store(true, Ordering::Release);
+    }
+
     /// All accounts in memory.
     pub fn accounts(&self) -> impl Iterator<Item = Arc<Account>> + '_ {
         self.0.accounts.iter().map(|(_, account)| account)

@@ -18,6 +18,7 @@ pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub struct Listen {
     pub tls: Option<Terminator>,
     /// Whether HTTP/2 without TLS is understood besides HTTP/1.1.
     pub h2c: H2c,
-    /// Whether every connection begins with a PROXY header.
+    /// Whether proxies say first for whom they connect.
     pub proxy_protocol: ProxyProtocol,
     /// What is done with requests.
     pub purpose: Purpose,
@@ -71,6 +72,15 @@ impl Listen {
     }
 }
 
+/// What is done with requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// They are served. The default.
+    Serve,
+    /// They are sent to https.
+    RedirectToHttps,
+}
+
 /// The PROXY protocol on a listener. A listener has it for every connection or for none: where it were optional,
 /// whoever leaves it out would be taken for the proxy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,15 +89,6 @@ pub enum ProxyProtocol {
     Required,
     /// No connection begins with it. The default.
     Unknown,
-}
-
-/// What is done with requests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// They are served. The default.
-    Serve,
-    /// They are sent to https.
-    RedirectToHttps,
 }
 
 /// HTTP/2 without TLS, by prior knowledge (RFC 9113 §3.3).
@@ -319,6 +320,26 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
         Err(refused) => return endpoint.refuse(peer, &refused),
     };
     let ends = Ends { peer, client, tls, listen: endpoint.listen.clone() };
-    let connection = Connection::new(endpoint.app.clone(), ends, wire, endpoint.options.clone());
-    Arc::new(connection).process_new(Box::new(stream), &endpoint.shutdown).await;
+    let is_http2 = stream.is_http2();
+    let connection = Arc::new(Connection::new(endpoint.app.clone(), ends, wire, endpoint.options.clone()));
+    if !is_http2 {
+        connection.process_new(Box::new(stream), &endpoint.shutdown).await;
+        return;
+    }
+    // Pingora counts the requests of an HTTP/1.1 connection only. What makes it close one of HTTP/2 in good order is
+    // the word that the server goes down; so each has such a word of its own.
+    let closes = connection.closes();
+    let mut serving = pin!(connection.process_new(Box::new(stream), &closes));
+    tokio::select! {
+        _ = &mut serving => {}
+        () = goes_down(endpoint.shutdown.clone()) => {
+            connection.close();
+            serving.await;
+        }
+    }
+}
+
+async fn goes_down(mut shutdown: ShutdownWatch) {
+    // Without a sender there is nobody left to serve for.
+    let _ = shutdown.wait_for(|down| *down).await;
 }

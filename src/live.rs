@@ -244,6 +244,12 @@ impl Live {
         Ok(sessions)
     }
 
+    /// What want of memory does to a session.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, key: &SessionKey) {
+        self.0.sessions.pin().remove(key);
+    }
+
     /// How many are in memory.
     pub fn count(&self) -> usize {
         self.0.sessions.len()

@@ -6,19 +6,29 @@
 //! ([`upstream`]).
 
 mod answer;
+pub mod attempt;
+pub mod awaited;
+pub mod balance;
 mod body;
 pub mod context;
 mod edit;
+mod exchange;
 pub mod facts;
 mod failure;
+mod health;
 mod https;
 pub mod own;
+mod patience;
+mod peer;
+mod reach;
+mod resolver;
 mod response;
 mod revocable;
 mod streams;
 mod tunnel;
 pub mod upstream;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -30,19 +40,23 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::attempt::{Attempts, ServerError};
+use self::balance::Pools;
 use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{MAX_INTERIM, Nonsense, keep_private, settle_framing, strip_hop_by_hop};
+use self::patience::{Patience, Stalled, be_patient};
+use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
-use self::upstream::{Awaited, Changes, Credentials, Resolver, dress, peer};
+use self::upstream::{Changes, Credentials, dress};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
@@ -51,13 +65,15 @@ use crate::listener::{Conversation, here};
 use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
-use crate::route::destination::Destination;
 use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, Ending, StatusClass};
+use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
+
+/// How long a client that is still sending may go on to, once it has its answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct Proxy {
@@ -73,8 +89,8 @@ pub struct Proxy {
     pub clock: Clock,
     /// Names requests.
     pub ids: RequestIds,
-    /// Knows where apps are.
-    pub resolver: Resolver,
+    /// Knows where apps are and which of them are well.
+    pub pools: Pools,
     /// Counts and records.
     pub telemetry: Telemetry,
     /// What is decided on again while it is under way.
@@ -216,7 +232,10 @@ impl Proxy {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
-                reason: verdict.reason(),
+                reason: match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
+                    _ => verdict.reason(),
+                },
                 ..Answered::of(arrival, decision)
             },
         };
@@ -261,7 +280,10 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => context.conversation.line.ending().map(Ending::sentence),
+            _ => {
+                let ending = context.conversation.line.ending().map(Ending::sentence);
+                ending.or(context.stalled.map(Stalled::sentence))
+            }
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -290,7 +312,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
-            upstream_error: context.upstream_error,
+            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
 }
@@ -310,15 +332,17 @@ fn nonsense(what: Nonsense) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
 }
 
+/// Lets a client that is still sending read its answer: closing on it would be a reset, which overtakes the answer.
+async fn linger(session: &mut Session) {
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    // Whoever takes longer has had the time to read.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
 /// What was answered, but for interim answers: after those the one that counts is still to come.
 fn answered_with(session: &Session) -> Option<StatusCode> {
     let status = session.response_written()?.status;
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
-}
-
-/// Pingora counts in seconds, and takes zero for never.
-fn whole_seconds(span: Duration) -> u64 {
-    span.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX).max(1)
 }
 
 /// A stage that nothing may be forwarded from: the request ends here.
@@ -359,8 +383,11 @@ impl ProxyHttp for Proxy {
             first_byte: None,
             body: Meter::default(),
             upstream_error: None,
+            stalled: None,
             interim: 0,
+            answered: false,
             open: None,
+            attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -370,11 +397,7 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(whole_seconds(context.snapshot.edge.limits.keep_alive)));
-        }
+        be_patient(session, &context.snapshot.edge.limits);
         if session.req_header().version < Version::HTTP_11 {
             // It knows no interim answers (RFC 9110 §15.2).
             session.set_ignore_info_resp(true);
@@ -383,12 +406,12 @@ impl ProxyHttp for Proxy {
         context.conversation.head_is_read();
         let peer = peer_of(context);
         let now = self.clock.now();
-        let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
-                wire.get_headers_raw_bytes()
-            }
-            _ => Bytes::new(),
-        };
+        if session.req_header().headers.contains_key(TRANSFER_ENCODING) {
+            // Parsers of chunks differ (ours takes any byte in an extension, and no digits for a size): if a proxy
+            // before us sees another end of the body, what is behind it must be no request to us.
+            session.set_keepalive(None);
+        }
+        let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
         let ends = context.conversation.ends.clone();
         let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
         let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
@@ -430,15 +453,52 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(upstream) = &admitted.pass.route().destination else {
-            return Err(Error::explain(ErrorType::InternalError, "fail closed: there is no app"));
-        };
-        let address = self.resolver.address(upstream).await.map_err(|error| {
-            context.upstream_error = Some("dns");
-            Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
-        })?;
-        let awaited = Awaited::by(&session.req_header().headers);
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
+        let app = admitted.app().map_err(closed)?;
+        let key = exchange::key(app.balance, admitted);
+        let endpoint = context.attempts.next(&self.pools, app, key).await;
+        match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err((fault, error)) => {
+                context.upstream_error = Some(fault);
+                Err(error)
+            }
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let app = admitted.app().map_err(closed)?;
+        exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        exchange::not_connected(context, error)
+    }
+
+    /// Pingora's own rule would repeat a request only on an old connection, and to the same app.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        exchange::broken(session, context, error, reused)
     }
 
     async fn upstream_request_filter(
@@ -449,9 +509,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         context.body.begin();
         let admitted = context.stage.admitted().map_err(closed)?;
-        if context.open.is_some() {
+        if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
-            revocable(session.as_mut(), &context.conversation.line);
+            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            revocable(session.as_mut(), &context.conversation.line, patience);
         }
         let Admitted { reading, outgoing, pass, .. } = admitted;
         // Exactly what was decided on, or what the route makes of it, whatever was sent.
@@ -467,23 +528,38 @@ impl ProxyHttp for Proxy {
         let (edge, cookies) = (&context.snapshot.edge, &context.snapshot.gate.cookie);
         let told = outgoing.as_ref().map_or(&[][..], |outgoing| &outgoing.headers);
         dress(request, reading, edge, cookies, told, &changes)
-            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
+        let app = admitted.app().map_err(closed)?;
+        exchange::close_afterwards(request, &app.timeouts)?;
+        exchange::say_host(request, &app.host_header, &context.attempts)
     }
 
     async fn request_body_filter(
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        end: bool,
         context: &mut Context,
     ) -> Result<()> {
-        let Some(chunk) = body else { return Ok(()) };
-        if let Some(open) = &context.open {
+        if let (Some(_), Some(open)) = (&body, &context.open) {
             open.heard();
         }
-        // What goes through a tunnel is no body.
-        if !session.was_upgraded() {
-            context.body.pass(chunk.len()).map_err(too_long)?;
+        if let Some(chunk) = body {
+            if context.answered {
+                // An app that answers without having read the body may take it for the next request on this
+                // connection, one that no gate has seen. So the connection ends here; the client has its answer.
+                return Err(Error::explain(
+                    ErrorType::InternalError,
+                    "an answer before the end of the request",
+                ));
+            }
+            // What goes through a tunnel is no body.
+            if !session.was_upgraded() {
+                context.body.pass(chunk.len()).map_err(too_long)?;
+            }
+        }
+        if end {
+            context.attempts.asked();
         }
         Ok(())
     }
@@ -519,11 +595,14 @@ impl ProxyHttp for Proxy {
             if context.interim > MAX_INTERIM {
                 return Err(nonsense(Nonsense::Interim));
             }
-            if response.status != StatusCode::SWITCHING_PROTOCOLS {
-                strip_hop_by_hop(response);
+            match response.status {
+                StatusCode::SWITCHING_PROTOCOLS => context.attempts.answered(ServerError::No),
+                _ => strip_hop_by_hop(response),
             }
             return Ok(());
         }
+        let server_error = response.status.is_server_error();
+        context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
         edit_response(response, &admitted.pass.route().response_headers);
@@ -534,7 +613,30 @@ impl ProxyHttp for Proxy {
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        exchange::is_in_time(&context.attempts)?;
+        Ok(None)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        context.answered |= end;
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -552,7 +654,19 @@ impl ProxyHttp for Proxy {
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
+        context.stalled = Stalled::find(error);
         if gone || answered_with(session).is_some() {
+            if error.esource() == &ErrorSource::Upstream {
+                exchange::cut_short(context, error);
+            }
+            if !gone && session.as_http1().is_some() {
+                // What was said already may still be on its way: without it this looks like no answer at all, and
+                // some clients try again then.
+                session.as_downstream_mut().shutdown().await;
+                if context.answered {
+                    linger(session).await;
+                }
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
         if is_too_long(error) {
@@ -560,16 +674,24 @@ impl ProxyHttp for Proxy {
             let _ = own::write(session, page, Afterwards::Close).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
-        let kind = kind_of(error);
-        context.upstream_error.get_or_insert(kind);
+        if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
+            // The app is not to blame, and nobody need be warned: the access line says it.
+            let common = pages::common(&context.snapshot, arrival);
+            let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
+            let _ = own::write(session, page, Afterwards::Doubt).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
+        }
+        let kind = kind_of(error, context.attempts.is_answered());
+        let kind = context.upstream_error.get_or_insert(kind).as_str();
         let arrival = context.stage.arrival().cloned();
         let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+        let upstream = exchange::upstream_of(context);
         let page = match (&arrival, &route) {
             (Some(arrival), Ok(route)) => {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = route.destination.app().map(|app| &*app.url_text),
+                    upstream = upstream.as_deref(),
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)
@@ -578,6 +700,7 @@ impl ProxyHttp for Proxy {
                 let (again, shape) = (arrival.link(), request_shape(session));
                 match status {
                     502 => render::app_down(&common, &route.name, &again, shape),
+                    503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
                     504 => render::app_slow(&common, &route.name, &again, shape),
                     400 => render::bad_request(&common, "The request could not be read to its end.", shape),
                     _ => render::internal(&common, shape),

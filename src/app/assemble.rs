@@ -125,23 +125,7 @@ fn edge(compiled: &Compiled) -> Edge {
         contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
         requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
         bitbucket_web: compiled.bitbucket.web_url.clone(),
-        upstream: compiled.upstream_timeouts,
         limits: compiled.limits,
-    }
-}
-
-/// What connections may cost.
-pub(super) fn listener_limits(limits: &Limits) -> listener::Limits {
-    // What a head has besides its target and what its fields say: a method, a version, and for each field a colon, a
-    // space and an end of line. Within this a request that is too large is read to its end and gets a page of ours.
-    let spelling = 256 + 4 * limits.header_fields;
-    listener::Limits {
-        ready_within: limits.handshake_timeout,
-        head_within: limits.header_timeout,
-        head_bytes: 2 * (limits.header_bytes + limits.target_bytes + spelling),
-        requests: limits.requests_per_connection,
-        streams: limits.http2_streams,
-        idle: limits.keep_alive,
     }
 }
 
@@ -159,6 +143,21 @@ pub(super) fn listener(told: &config::compile::listen::Listen) -> Result<Listen,
         purpose: if told.redirect_to_https { Purpose::RedirectToHttps } else { Purpose::Serve },
         hsts: told.hsts.clone(),
     })
+}
+
+/// What connections may cost.
+pub(super) fn listener_limits(limits: &Limits) -> listener::Limits {
+    // What a head has besides its target and what its fields say: a method, a version, and for each field a colon, a
+    // space and an end of line. Within this a request that is too large is read to its end and gets a page of ours.
+    let spelling = 256 + 4 * limits.header_fields;
+    listener::Limits {
+        ready_within: limits.handshake_timeout,
+        head_within: limits.header_timeout,
+        head_bytes: 2 * (limits.header_bytes + limits.target_bytes + spelling),
+        requests: limits.requests_per_connection,
+        streams: limits.http2_streams,
+        idle: limits.keep_alive,
+    }
 }
 
 /// What the log is told.

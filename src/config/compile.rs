@@ -36,7 +36,7 @@ use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
 use crate::secret::Secret;
-use crate::snapshot::{Limits, UpstreamTimeouts};
+use crate::snapshot::Limits;
 use crate::{bitbucket, session};
 
 use listen::Listen;
@@ -75,8 +75,8 @@ pub struct Compiled {
     pub contact: Option<Url>,
     /// Whether refusals keep quiet about which teams would open the door.
     pub hide_requirements: bool,
-    /// Patience with apps.
-    pub upstream_timeouts: UpstreamTimeouts,
+    /// How many unused connections to apps are kept.
+    pub kept_connections: usize,
     /// Patience with clients.
     pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
@@ -258,12 +258,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
         strip,
         contact: document.contact.map(|contact| contact.0),
         hide_requirements: document.hide_requirements,
-        upstream_timeouts: UpstreamTimeouts {
-            connect: document.upstream_timeouts.connect.0,
-            read: document.upstream_timeouts.read.0,
-            write: document.upstream_timeouts.write.0,
-            idle: document.upstream_timeouts.idle.0,
-        },
+        kept_connections: usize::try_from(document.kept_connections.0).unwrap_or(usize::MAX),
         limits,
         shutdown_grace: document.shutdown_grace.0,
         routes: routes.into_iter().map(|found| (found.pattern, found.route)).collect(),
@@ -464,7 +459,8 @@ store: { kind: embedded, path: kept }
 assertion: { header: X-Said, algorithm: EdDSA, lifetime: 4m, rotate_every: 20d, user_claim: email }
 log: { format: json, level: debug, access: false, audit_file: audit.jsonl }
 strip_headers: { add: [X-Acme-*], keep: [X-WEBAUTH-*] }
-upstream_timeouts: { connect: 4s, read: 50s, write: 55s, idle: 45s }
+upstream_timeouts: { connect: 4s, header: 50s, idle: 65s, write: 55s, total: 30m, keep_alive: 3s }
+kept_connections: 99
 limits:
   { header_bytes: 31KiB, header_fields: 99, target_bytes: 7KiB, handshake_timeout: 9s, header_timeout: 8s,
     body_timeout: 57s, answer_timeout: 58s, keep_alive: 74s, requests_per_connection: 9999, connections: 9998,
@@ -495,6 +491,19 @@ routes:
   - { name: said, path: /said, access: public, respond: { status: 503, body: closed, content_type: text/html } }
   - { name: file, path: /file, access: public, respond: { body_file: closed.html } }
   - { name: files, path: /files, access: public, static: { root: site, index: start.html, fallback: app.html, precompressed: true } }
+  - name: several
+    path: /several
+    teams: [acme]
+    upstreams: ["https://10.0.1.6:8080", { url: "https://10.0.1.7:8080", weight: 3 }]
+    balance: least-connections
+    health_check: { path: /well, host: well.example.com, expect: [200, 3xx], interval: 9s, timeout: 4s, healthy_after: 4, unhealthy_after: 7 }
+    ejection: { after: 6, for: 29s, server_errors: true }
+    retries: 2
+    max_connections: 90
+    http_version: h2
+    upstream_timeouts: { connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }
+    host_header: several.example.com
+  - { name: connects, path: /connects, teams: [acme], upstream: "http://10.0.1.8:8080", health_check: { tcp: true } }
 "#;
 
     /// For each key of the file: what to replace in [`FULL`], and by what.
@@ -563,9 +572,12 @@ routes:
         ("strip_headers.keep", "keep: [X-WEBAUTH-*]", "keep: []"),
         ("upstream_timeouts", "connect: 4s, ", ""),
         ("upstream_timeouts.connect", "connect: 4s", "connect: 3s"),
-        ("upstream_timeouts.read", "read: 50s", "read: 51s"),
+        ("upstream_timeouts.header", "header: 50s", "header: 51s"),
+        ("upstream_timeouts.idle", "idle: 65s", "idle: 66s"),
         ("upstream_timeouts.write", "write: 55s", "write: 51s"),
-        ("upstream_timeouts.idle", "idle: 45s", "idle: 0s"),
+        ("upstream_timeouts.total", "total: 30m", "total: 31m"),
+        ("upstream_timeouts.keep_alive", "keep_alive: 3s", "keep_alive: 0s"),
+        ("kept_connections", "kept_connections: 99", "kept_connections: 98"),
         ("limits", "header_bytes: 31KiB, ", ""),
         ("limits.header_bytes", "31KiB", "30KiB"),
         ("limits.header_fields", "header_fields: 99,", "header_fields: 98,"),
@@ -638,6 +650,38 @@ routes:
         ("routes.response_headers.remove", "[Server]", "[Via]"),
         ("routes.cors_preflight", ", cors_preflight: pass", ""),
         ("routes.body_limit", "body_limit: 10MiB", "body_limit: 11MiB"),
+        ("routes.upstreams", ", { url: \"https://10.0.1.7:8080\", weight: 3 }", ""),
+        ("routes.upstreams.url", "https://10.0.1.7:8080", "https://10.0.1.9:8080"),
+        ("routes.upstreams.weight", "weight: 3", "weight: 4"),
+        ("routes.balance", "least-connections", "account"),
+        ("routes.health_check", ", health_check: { tcp: true }", ""),
+        ("routes.health_check.path", "path: /well", "path: /ill"),
+        ("routes.health_check.tcp", "tcp: true", "path: /"),
+        ("routes.health_check.host", "host: well.", "host: ill."),
+        ("routes.health_check.expect", "[200, 3xx]", "204"),
+        ("routes.health_check.interval", "interval: 9s", "interval: 8s"),
+        ("routes.health_check.timeout", "timeout: 4s", "timeout: 3s"),
+        ("routes.health_check.healthy_after", ", healthy_after: 4", ", healthy_after: 5"),
+        ("routes.health_check.unhealthy_after", "unhealthy_after: 7", "unhealthy_after: 8"),
+        ("routes.ejection", "after: 6, for: 29s, server_errors: true", ""),
+        ("routes.ejection.after", "after: 6,", "after: 0,"),
+        ("routes.ejection.for", "for: 29s", "for: 28s"),
+        ("routes.ejection.server_errors", "server_errors: true", "server_errors: false"),
+        ("routes.retries", "retries: 2", "retries: 0"),
+        ("routes.max_connections", "max_connections: 90", "max_connections: 91"),
+        ("routes.http_version", "http_version: h2", "http_version: h1"),
+        (
+            "routes.upstream_timeouts",
+            "{ connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }",
+            "{}",
+        ),
+        ("routes.upstream_timeouts.connect", "connect: 2s", "connect: 3s"),
+        ("routes.upstream_timeouts.header", "header: 20s", "header: 21s"),
+        ("routes.upstream_timeouts.idle", "idle: 30s", "idle: 31s"),
+        ("routes.upstream_timeouts.write", "write: 40s", "write: 41s"),
+        ("routes.upstream_timeouts.total", "total: 10m", "total: 11m"),
+        ("routes.upstream_timeouts.keep_alive", "keep_alive: 50s", "keep_alive: 51s"),
+        ("routes.host_header", "host_header: several.example.com", "host_header: upstream"),
         ("routes.audience", "audience: the-wiki", ""),
         ("routes.headers", "{name}", "{nickname}"),
         ("routes.groups", "groups: matching", ""),
@@ -691,7 +735,7 @@ routes:
             strip,
             contact,
             hide_requirements,
-            upstream_timeouts,
+            kept_connections,
             limits,
             shutdown_grace,
             routes,
@@ -702,7 +746,7 @@ routes:
         let secret = bitbucket.client_secret.expose().clone();
         let admin = (listen, address, token, external_url, trusted_proxies, bitbucket, secret);
         let people = (directory, session, cookie, secret_file, store_path, assertion, log);
-        let apps = (strip, contact, hide_requirements, upstream_timeouts, limits, shutdown_grace, routes);
+        let apps = (strip, contact, hide_requirements, kept_connections, limits, shutdown_grace, routes);
         format!("{admin:?} {people:?} {apps:?}")
     }
 

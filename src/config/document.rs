@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{
     Account, Address, Contact, Count, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin,
-    Prose, RateLimit, Size, Span, StripPrefix, Team, Text, WebUrl,
+    Prose, RateLimit, Size, Span, Statuses, StripPrefix, Team, Text, WebUrl,
 };
 use crate::throttle::Rate;
 
@@ -63,6 +63,9 @@ pub struct Document {
     pub strip_headers: StripHeaders,
     /// How long apps may take.
     pub upstream_timeouts: UpstreamTimeouts,
+    /// How many unused connections to apps are kept for the next request, over all apps.
+    #[schemars(extend("x-min" = "0", "x-max" = "100000"))]
+    pub kept_connections: Count,
     /// How much clients may ask for, and how slowly.
     pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
@@ -91,6 +94,7 @@ impl Default for Document {
             log: Log::default(),
             strip_headers: StripHeaders::default(),
             upstream_timeouts: UpstreamTimeouts::default(),
+            kept_connections: Count(1024),
             limits: Limits::default(),
             shutdown_grace: seconds(30),
             routes: Vec::new(),
@@ -110,7 +114,8 @@ pub struct Listen {
     /// Answer every request with 308 to the same address at https, with the port of `external_url`. Hosts that
     /// no route names get 404. Not with `tls`.
     pub redirect_to_https: bool,
-    /// What browsers are told about https. Only with `tls`; unless given, its defaults are.
+    /// What browsers are told about https. Only with `tls`. Unless given, they are told its defaults, or nothing
+    /// where `external_url` is this machine.
     pub hsts: Option<Hsts>,
     /// Take HTTP/2 without TLS, too (prior knowledge, as gRPC clients and proxies have it). Not with `tls`,
     /// which has HTTP/2 anyway.
@@ -476,28 +481,45 @@ pub struct StripHeaders {
     pub keep: Vec<Text>,
 }
 
-/// Patience with apps.
+/// Patience with apps. A route may have its own.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamTimeouts {
-    /// To open a connection, TLS included.
+    /// To open a connection, TLS included. Past it another upstream is tried, or the answer is 504.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
     pub connect: Span,
-    /// The longest silence of the app before and within an answer. Open WebSockets and event streams are
-    /// exempt.
-    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
-    pub read: Span,
+    /// From the end of the request to the header of the answer. Past it the answer is 504. Event streams,
+    /// WebSockets and gRPC included.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub header: Span,
+    /// The longest silence within an answer; at least `header`. Unless given: `60s`, or `header` if that is longer.
+    /// Event streams, WebSockets and gRPC are exempt.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub idle: Option<Span>,
     /// The longest time in which the app takes nothing of a request's body.
     #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub write: Span,
-    /// How long an unused connection to an app is kept for the next request.
+    /// From the decision to the end of the answer, tries and bodies included. Unless given, there is no such limit.
+    /// Event streams, WebSockets and gRPC are exempt.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "30d", "examples" = ["5m"]))]
+    pub total: Option<Span>,
+    /// How long an unused connection is kept for the next request. Less than the app does: it must not close one
+    /// that a request is just on its way over. Node, Apache and Uvicorn close after 5 s, nginx after 75 s. `0s`: none
+    /// is kept.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
-    pub idle: Span,
+    pub keep_alive: Span,
 }
 
 impl Default for UpstreamTimeouts {
     fn default() -> UpstreamTimeouts {
-        UpstreamTimeouts { connect: seconds(5), read: seconds(60), write: seconds(60), idle: seconds(60) }
+        UpstreamTimeouts {
+            connect: seconds(5),
+            header: seconds(60),
+            idle: None,
+            write: seconds(60),
+            total: None,
+            keep_alive: seconds(4),
+        }
     }
 }
 
@@ -524,11 +546,11 @@ pub struct Limits {
     #[schemars(extend("x-min" = "100ms", "x-max" = "5m"))]
     pub header_timeout: Span,
     /// The longest silence within a request's body; a client that is silent for longer gets 408. WebSockets are
-    /// exempt.
+    /// exempt, and over HTTP/2 a body while it is being answered and gRPC between two messages.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub body_timeout: Span,
-    /// The longest time in which a client takes nothing of an answer that is there to be taken. An app that has
-    /// nothing to say, as in event streams, does not count.
+    /// The longest time that a client takes for a piece of its answer, at most 64 KiB. An app that has nothing to say,
+    /// as in event streams, does not count.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub answer_timeout: Span,
     /// How long a connection may be open without a request.
@@ -576,8 +598,163 @@ impl Default for Limits {
     }
 }
 
+/// Patience with the app of one route. What is not given is as in `upstream_timeouts`, where it is explained.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// To open a connection.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub connect: Option<Span>,
+    /// From the end of the request to the header of the answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub header: Option<Span>,
+    /// The longest silence within an answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub idle: Option<Span>,
+    /// The longest time in which the app takes nothing of a request's body.
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub write: Option<Span>,
+    /// From the decision to the end of the answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "30d"))]
+    pub total: Option<Span>,
+    /// How long an unused connection is kept.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub keep_alive: Option<Span>,
+}
+
+/// One of several upstreams: a URL alone, or with a weight.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "url"))]
+pub struct WeightedUpstream {
+    /// Scheme, host and port, as in `upstream`.
+    #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.6:8080"]))]
+    pub url: Option<Text>,
+    /// Its share, beside those of the others.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000"))]
+    pub weight: Count,
+}
+
+impl Default for WeightedUpstream {
+    fn default() -> WeightedUpstream {
+        WeightedUpstream { url: None, weight: Count(1) }
+    }
+}
+
+/// Which upstream a request goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Balance {
+    /// One after the other, by weight.
+    RoundRobin,
+    /// The one that is busy with the fewest requests, by weight.
+    LeastConnections,
+    /// The same one for all requests of an account, while it is healthy.
+    Account,
+    /// The same one for all requests from a client address, while it is healthy.
+    ClientAddress,
+}
+
+/// Asks each upstream in the background whether it is well. One that is not gets no requests.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheck {
+    /// The path to ask for, by GET. One of `path` and `tcp` is needed.
+    #[schemars(extend("examples" = ["/healthz"]))]
+    pub path: Option<Text>,
+    /// Only open a connection.
+    pub tcp: bool,
+    /// The `Host` to ask for. Unless given, the upstream's own host and port.
+    #[schemars(extend("examples" = ["app.example.com"]))]
+    pub host: Option<Text>,
+    /// The good answers: a status, a class or a range, or a list of them. Unless given, `2xx`.
+    #[schemars(extend("x-single" = true, "examples" = [[200, 204], "2xx", "200-399"]))]
+    pub expect: Option<Vec<Statuses>>,
+    /// From the end of one check to the beginning of the next.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
+    pub interval: Span,
+    /// How long one may take.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub timeout: Span,
+    /// Good checks in a row that make an upstream healthy again.
+    #[schemars(extend("x-min" = "1", "x-max" = "100"))]
+    pub healthy_after: Count,
+    /// Bad checks in a row that make it unhealthy. After a start the first check decides.
+    #[schemars(extend("x-min" = "1", "x-max" = "100"))]
+    pub unhealthy_after: Count,
+}
+
+impl Default for HealthCheck {
+    fn default() -> HealthCheck {
+        HealthCheck {
+            path: None,
+            tcp: false,
+            host: None,
+            expect: None,
+            interval: seconds(10),
+            timeout: seconds(5),
+            healthy_after: Count(2),
+            unhealthy_after: Count(3),
+        }
+    }
+}
+
+/// Leaves an upstream alone for a while when requests to it fail: it takes no connection, or breaks it or says
+/// nothing before the first byte of an answer.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ejection {
+    /// Failures in a row. `0`: never.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000"))]
+    pub after: Count,
+    /// For how long. Then the first failure is enough.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+    pub r#for: Span,
+    /// Take answers of 500 to 599 for failures, too.
+    pub server_errors: bool,
+}
+
+impl Default for Ejection {
+    fn default() -> Ejection {
+        Ejection { after: Count(5), r#for: seconds(30), server_errors: false }
+    }
+}
+
+/// TLS with an upstream that the public authorities do not vouch for, or that wants to know who is calling.
+/// Certificates and names are always verified; nothing here leaves that out. Files are read at the start.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// A PEM file with the certificates that may vouch for the app, instead of the system's.
+    #[schemars(extend("examples" = ["app-ca.pem"]))]
+    pub ca: Option<Text>,
+    /// The name that the app's certificate is for, where it is not the URL's host.
+    #[schemars(extend("examples" = ["app.internal.example.com"]))]
+    pub server_name: Option<Host>,
+    /// A PEM file with the gateway's own certificate, for an app that asks for one. Needs `key`.
+    #[schemars(extend("examples" = ["gateway.pem"]))]
+    pub certificate: Option<Text>,
+    /// A PEM file with its private key.
+    #[schemars(extend("examples" = ["gateway.key"]))]
+    pub key: Option<Text>,
+}
+
+/// Versions of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum HttpVersion {
+    /// What the URL says: `http` and `unix` HTTP/1.1, `h2c` HTTP/2, and `https` HTTP/2 if the app offers it.
+    Auto,
+    /// HTTP/1.1, for `https` apps whose HTTP/2 is no good.
+    H1,
+    /// HTTP/2, for `https` apps, and behind a Unix socket.
+    H2,
+}
+
 /// One route: which requests, where they lead, and who may pass. Exactly one of `teams`, `allow` and `access`
-/// says who; exactly one of `upstream`, `redirect`, `respond` and `static` says where. docs/routes.md shows how
+/// says who; exactly one of `upstream`, `upstreams`, `redirect`, `respond` and `static` says where. docs/routes.md shows how
 /// they go together.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -610,17 +787,45 @@ pub struct Route {
     /// Stricter freshness than `directory.max_age`.
     #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub max_age: Option<Span>,
-    /// The app: scheme, host and port.
+    /// The app: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path` (a
+    /// socket; relative to the folder of this file). A name is resolved every 30 s; each of its addresses is an
+    /// upstream.
     #[schemars(extend("examples" = ["http://10.0.0.5:8080"]))]
     pub upstream: Option<Text>,
+    /// Several upstreams of the same app, each a URL, or with a weight.
+    #[schemars(extend("examples" = [["http://10.0.0.6:8080", "http://10.0.0.7:8080"]]))]
+    pub upstreams: Option<Vec<WeightedUpstream>>,
+    /// Which of several upstreams a request goes to.
+    pub balance: Balance,
+    /// Asks each upstream in the background whether it is well. Unless given, it is taken to be.
+    pub health_check: Option<HealthCheck>,
+    /// Leaves an upstream alone when requests to it fail.
+    pub ejection: Ejection,
+    /// How often a request that was sent and got no answer is sent again, where possible to another upstream. Only
+    /// what may be repeated (RFC 9110 §9.2.2: not POST or PATCH), with at most 64 KiB of body, and before the first
+    /// byte of the answer. An upstream that takes no connection costs none of them: then up to three others are tried.
+    #[schemars(extend("x-min" = "0", "x-max" = "5"))]
+    pub retries: Count,
+    /// How many requests may be under way to one upstream at once. More get 503. Unless given, there is no limit.
+    #[schemars(extend("x-min" = "1", "x-max" = "100000"))]
+    pub max_connections: Option<Count>,
+    /// Which HTTP is spoken with the app.
+    pub http_version: HttpVersion,
+    /// TLS that needs more than the URL.
+    pub upstream_tls: UpstreamTls,
+    /// Patience with this app.
+    pub upstream_timeouts: RouteTimeouts,
+    /// What the app is told as `Host`: `keep` (what the visitor asked for), `upstream` (the upstream's own host and
+    /// port), or a name. `X-Forwarded-Host` always says what the visitor asked for.
+    pub host_header: Text,
     /// Send everybody elsewhere. `redirect: https://new.example.com` is short for `redirect: { to: … }`.
-    #[schemars(extend("x-short" = "to", "examples" = ["https://new.example.com"]))]
+    #[schemars(extend("examples" = ["https://new.example.com"]))]
     pub redirect: Option<Redirect>,
     /// Give the same answer to every request.
     pub respond: Option<Respond>,
     /// Serve the files of a folder. `static: ./site` is short for `static: { root: ./site }`.
     #[serde(rename = "static")]
-    #[schemars(extend("x-short" = "root", "examples" = ["/srv/docs"]))]
+    #[schemars(extend("examples" = ["/srv/docs"]))]
     pub files: Option<Files>,
     /// Take this off the beginning of the path: `true` for the route's own `path`, or a beginning of that. The
     /// app is told in `X-Forwarded-Prefix`.
@@ -679,6 +884,16 @@ impl Default for Route {
             response_headers: HeaderEdits::default(),
             cors_preflight: CorsPreflight::Decide,
             body_limit: None,
+            upstreams: None,
+            balance: Balance::RoundRobin,
+            health_check: None,
+            ejection: Ejection::default(),
+            retries: Count(1),
+            max_connections: None,
+            http_version: HttpVersion::Auto,
+            upstream_tls: UpstreamTls::default(),
+            upstream_timeouts: RouteTimeouts::default(),
+            host_header: Text("keep".into()),
             audience: None,
             headers: BTreeMap::new(),
             groups: Groups::All,
@@ -691,6 +906,7 @@ impl Default for Route {
 /// Another address. What is not given stays as it was asked for.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "to"))]
 pub struct Redirect {
     /// Scheme, host and port together.
     #[schemars(extend("examples" = ["https://new.example.com"]))]
@@ -785,6 +1001,7 @@ impl Default for Respond {
 /// that lead out of the folder are not followed; folders are not listed.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "root"))]
 pub struct Files {
     /// The folder. The path of a request goes on from here, as `strip_prefix` and `rewrite` leave it.
     #[schemars(extend("x-required" = true, "examples" = ["/srv/docs"]))]

@@ -17,9 +17,19 @@ pub(super) struct Refused {
 /// All of them.
 pub(super) const REFUSED: &[Refused] = &[
     Refused {
-        path: "routes[].upstreams",
+        path: "upstream_timeouts.read",
         word: None,
-        message: "several upstreams are not supported yet; write one as `upstream: http://host:port`",
+        message: "is two now: `header` for the time before an answer, `idle` for silence within it",
+    },
+    Refused {
+        path: "routes[].upstream_timeouts.read",
+        word: None,
+        message: "is two now: `header` for the time before an answer, `idle` for silence within it",
+    },
+    Refused {
+        path: "routes[].upstream_tls.verify",
+        word: None,
+        message: "is no key: without it whoever stands between gateway and app could read and change everything; name the app's own authority as `ca`, and `server_name` where the certificate is for another name",
     },
     Refused { path: "store.kind", word: Some("redis"), message: "is not supported yet; use `embedded`" },
     Refused {

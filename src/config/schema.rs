@@ -136,13 +136,20 @@ fn publish(value: &mut Value) {
                     }
                 }
             }
-            if object.contains_key("x-short")
-                && let Some(mapping) = object.remove("$ref")
-            {
-                object.insert("anyOf".to_owned(), json!([{ "type": "string" }, { "$ref": mapping }]));
-            }
+            let short = object
+                .get("x-short")
+                .and_then(Value::as_str)
+                .and_then(|key| object.get("properties")?.get(key).cloned());
+            let single = object.get("x-single").and_then(|_| object.get("items").cloned());
             object.retain(|key, _| !key.starts_with("x-"));
             object.values_mut().for_each(publish);
+            if let Some(mut alone) = short.or(single) {
+                publish(&mut alone);
+                let description = object.get("description").cloned();
+                let long = Value::Object(std::mem::take(object));
+                object.insert("anyOf".to_owned(), json!([alone, long]));
+                object.extend(description.map(|text| ("description".to_owned(), text)));
+            }
         }
         Value::Array(list) => list.iter_mut().for_each(publish),
         _ => {}
@@ -227,12 +234,11 @@ mod tests {
     #[test]
     fn editors_see_dex_names_and_short_forms_and_none_of_our_marks() {
         let published = published();
-        let redirect = &published["$defs"]["Route"]["properties"]["redirect"];
-        assert_eq!(redirect["anyOf"][0]["type"], "string");
-        assert_eq!(redirect["anyOf"][1]["$ref"], "#/$defs/Redirect");
+        let redirect = &published["$defs"]["Redirect"]["anyOf"];
+        assert_eq!((&redirect[0]["type"], &redirect[1]["type"]), (&"string".into(), &"object".into()));
         assert!(published["$defs"]["Bitbucket"]["properties"]["clientID"].is_object());
         let text = published.to_string();
-        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required", "short"] {
+        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required", "short", "single"] {
             assert!(!text.contains(&format!("\"x-{mark}\"")), "{mark}");
         }
     }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
 
 use super::stream::{Tls, Wire};
 use super::{Limits, Listen};
@@ -131,11 +132,26 @@ pub(super) struct Connection<A> {
     ends: Arc<Ends>,
     wire: Arc<Wire>,
     options: Arc<Options>,
+    /// How many requests came on it; counted in HTTP/2 only.
+    requests: AtomicU32,
+    /// Tells Pingora to take no more requests and to close it when those under way are over.
+    closing: watch::Sender<bool>,
 }
 
 impl<A> Connection<A> {
+    /// Where it is learnt that no more requests are taken.
+    pub(super) fn closes(&self) -> ShutdownWatch {
+        self.closing.subscribe()
+    }
+
+    /// Takes no more requests.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
     pub(super) fn new(app: Arc<A>, ends: Ends, wire: Arc<Wire>, options: Arc<Options>) -> Connection<A> {
-        Connection { app, ends: Arc::new(ends), wire, options }
+        let (requests, closing) = (AtomicU32::new(0), watch::Sender::new(false));
+        Connection { app, ends: Arc::new(ends), wire, options, requests, closing }
     }
 }
 
@@ -151,6 +167,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
             true => {
                 // The heads of its streams are the library's to read, which bounds them itself.
                 self.wire.head_is_read();
+                if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.options.limits.requests {
+                    self.close();
+                }
                 None
             }
             false => {

@@ -21,11 +21,11 @@ use crate::telemetry::audit::Event;
 use crate::telemetry::labels::CertificateReload;
 
 /// How often files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// For so many looks a fault must stand before it is told. Whoever writes the certificate and then the key has
 /// a pair that does not fit for a moment, and that is nobody's business.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 5;
 
 /// A certificate is told of when less than this is left …
 const SOON: Duration = Duration::from_secs(14 * 86_400);

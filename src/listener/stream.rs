@@ -162,6 +162,8 @@ pub(super) struct Client {
     deadline: Option<Pin<Box<Sleep>>>,
     /// How many bytes of the head there are.
     head: usize,
+    /// Whether its first line is over: what is too large after that is not the target.
+    has_line: bool,
     protocol: Option<ALPN>,
     socket: Arc<SocketDigest>,
     /// Where the frames of a WebSocket stand.
@@ -223,6 +225,7 @@ impl Client {
             limits: opening.limits,
             deadline: None,
             head: 0,
+            has_line: false,
             protocol,
             socket: Arc::new(socket),
             frames: None,
@@ -232,17 +235,25 @@ impl Client {
         Ok(Opened { client, wire, tls })
     }
 
-    /// `count` bytes of a head have come.
-    fn count(&mut self, count: usize) -> io::Result<()> {
-        if self.wire.phase() == Phase::Idle && count > 0 {
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.protocol == Some(ALPN::H2)
+    }
+
+    /// More of a head has come.
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wire.phase() == Phase::Idle && !bytes.is_empty() {
             self.wire.enter(Phase::Head);
             self.head = 0;
+            self.has_line = false;
             self.deadline = None;
         }
-        self.head = self.head.saturating_add(count);
+        self.head = self.head.saturating_add(bytes.len());
         if self.head > self.limits.head_bytes {
-            return Err(self.give_up(TOO_LARGE, io::ErrorKind::InvalidData, "the head is too large"));
+            let answer = if self.has_line { TOO_LARGE } else { TOO_LONG };
+            return Err(self.give_up(answer, io::ErrorKind::InvalidData, "the head is too large"));
         }
+        self.has_line = self.has_line || bytes.contains(&b'\n');
         Ok(())
     }
 
@@ -354,6 +365,8 @@ impl Client {
 
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+const TOO_LONG: &[u8] =
+    b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 
@@ -451,7 +464,7 @@ impl AsyncRead for Client {
             this.deadline = None;
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(this.count(buf.filled().len() - before))
+        Poll::Ready(this.count(buf.filled().get(before..).unwrap_or_default()))
     }
 }
 
@@ -653,12 +666,21 @@ mod tests {
         client.read_exact(&mut body).await?;
         // The next request on the connection begins to count anew.
         wire.next_request(Line::new());
-        visitor.write_all(&[b'c'; 60]).await?;
+        visitor.write_all(&[b'c'; 59]).await?;
+        visitor.write_all(b"\n").await?;
         client.read_exact(&mut head).await?;
         visitor.write_all(&[b'd'; 5]).await?;
         let (kind, told) = given_up(&mut client, &mut visitor).await?;
         assert_eq!(kind, io::ErrorKind::InvalidData);
         assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_first_line_that_does_not_end_is_a_target_that_is_too_long() -> Outcome {
+        let (mut visitor, mut client, _wire) = opened(H2c::Unknown, &[b'a'; 65]).await?;
+        let (_, told) = given_up(&mut client, &mut visitor).await?;
+        assert!(told.starts_with("HTTP/1.1 414"), "{told}");
         Ok(())
     }
 

@@ -67,6 +67,8 @@ pub enum Event {
     AppDown,
     /// The app does not answer in time.
     AppSlow,
+    /// The app has as many requests as it may.
+    AppBusy,
     /// The address exists, the method does not.
     MethodNotAllowed,
     /// A bug.
@@ -88,7 +90,7 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 26] = [
+    pub const ALL: [Event; 27] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
@@ -113,6 +115,7 @@ impl Event {
         Event::Unavailable,
         Event::AppDown,
         Event::AppSlow,
+        Event::AppBusy,
         Event::MethodNotAllowed,
         Event::Internal,
     ];
@@ -233,6 +236,9 @@ impl Event {
             // Not Unavailable: clients repeat that one, and the app may have done what was asked.
             Event::AppSlow => {
                 ("app-slow", S::GATEWAY_TIMEOUT, Grpc::DeadlineExceeded, "The app is taking too long")
+            }
+            Event::AppBusy => {
+                ("app-busy", S::SERVICE_UNAVAILABLE, Grpc::Unavailable, "The app is full just now")
             }
             Event::MethodNotAllowed => (
                 "method-not-allowed",

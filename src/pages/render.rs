@@ -157,6 +157,21 @@ pub fn app_down(common: &Common<'_>, route: &str, again: &str, shape: Shape) -> 
     notice(common, problem, view, shape)
 }
 
+/// 503: the app of `route` has as many requests as it may; nothing was sent to it.
+pub fn app_busy(
+    common: &Common<'_>,
+    route: &str,
+    again: &str,
+    wait: Duration,
+    shape: Shape,
+) -> Response<Bytes> {
+    let lead = "The app has all the requests that it can take. Yours was not sent to it.";
+    let detail = format!("{route} has as many requests as it may.");
+    let problem = Problem { retry_after: Some(wait), ..Problem::new(Event::AppBusy, detail) };
+    let view = Notice { subject: Some((route, "is full")), action: Some(try_again(again)), ..lead.into() };
+    notice(common, problem, view, shape)
+}
+
 /// 504: the app of `route` took the request and did not answer in time.
 pub fn app_slow(common: &Common<'_>, route: &str, again: &str, shape: Shape) -> Response<Bytes> {
     let lead = "The app got your request, but its answer didn’t come in time.";
@@ -340,6 +355,7 @@ mod tests {
             (Event::Unavailable, unavailable(common, again, wait, shape)),
             (Event::AppDown, app_down(common, name, again, shape)),
             (Event::AppSlow, app_slow(common, name, again, shape)),
+            (Event::AppBusy, app_busy(common, name, again, wait, shape)),
             (Event::MethodNotAllowed, method_not_allowed(common, &["GET", "HEAD"], shape)),
             (Event::Internal, internal(common, shape)),
         ]
@@ -479,7 +495,11 @@ mod tests {
             let has = |key: &str| !body[key].is_null();
             let waits = matches!(
                 event,
-                Event::CannotTell | Event::BitbucketAway | Event::TooMany | Event::Unavailable
+                Event::CannotTell
+                    | Event::BitbucketAway
+                    | Event::TooMany
+                    | Event::Unavailable
+                    | Event::AppBusy
             );
             assert_eq!(has("retry_after"), waits, "{event:?}");
             assert_eq!(header(&response, "retry-after"), if waits { "12" } else { "" }, "{event:?}");

@@ -135,8 +135,10 @@ async fn stream(session: &mut Session, header: ResponseHeader, mut body: Body, l
         || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || length == Some(0);
     let rest = before_an_answer(session, Afterwards::GoOn);
-    session.write_response_header(Box::new(header), bodiless).await?;
-    if !bodiless {
+    if bodiless {
+        own::write_head_alone(session, header).await?;
+    } else {
+        session.write_response_header(Box::new(header), false).await?;
         // A file that grows meanwhile gives no more than was announced, one that shrinks gives an answer that is cut.
         let mut left = length.unwrap_or(u64::MAX);
         while left > 0 {

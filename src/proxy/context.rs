@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::attempt::Attempts;
 use super::body::Meter;
 use super::facts::Reading;
+use super::patience::Stalled;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
 use crate::open::Entered;
 use crate::route::target::Target;
+use crate::route::upstream::app::App;
 use crate::snapshot::Snapshot;
-use crate::telemetry::labels::Decision;
+use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
 
 /// One request, as far as it has come.
@@ -37,8 +40,14 @@ pub struct Context {
     pub body: Meter,
     /// How many interim answers the app gave.
     pub interim: usize,
-    /// What went wrong with the app, as a kind.
-    pub upstream_error: Option<&'static str>,
+    /// Whether the app's answer is here to its last byte.
+    pub answered: bool,
+    /// What went wrong with the app, as a kind: the last of several attempts.
+    pub upstream_error: Option<UpstreamFault>,
+    /// The attempts to get an answer from it.
+    pub attempts: Attempts,
+    /// What its client did not go on with.
+    pub stalled: Option<Stalled>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
     /// admitted.
     pub open: Option<Entered>,
@@ -91,6 +100,15 @@ impl Admitted {
     /// The target that the app is sent.
     pub fn target(&self) -> &Target<'static> {
         self.rewritten.as_ref().unwrap_or(&self.reading.target)
+    }
+
+    /// The app that it goes to.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdmitted`] where its route answers itself: nothing is to be forwarded.
+    pub fn app(&self) -> Result<&Arc<App>, NotAdmitted> {
+        self.pass.route().destination.app().ok_or(NotAdmitted)
     }
 }
 

@@ -70,6 +70,9 @@ pub enum Unreadable {
     /// 400: two parsers could disagree about where the request ends (RFC 9112 §6.3, RFC 9110 §8.6).
     #[error("The request says in two ways how long it is.")]
     Framing,
+    /// 400: a parser that ends lines at CRLF only reads other fields than one that does not (RFC 9112 §2.2).
+    #[error("A line of the request ends in a bare line feed.")]
+    LineEnd,
     /// 405: TRACE shows cookies to scripts, CONNECT is no request to an app.
     #[error("This method is not for apps.")]
     Method,
@@ -84,8 +87,7 @@ pub enum Unreadable {
     TargetTooLong,
 }
 
-/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; it is looked at only where
-/// there is a Transfer-Encoding.
+/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; empty in HTTP/2.
 ///
 /// # Errors
 ///
@@ -155,6 +157,9 @@ fn understand(
     {
         return Err(Unreadable::Method);
     }
+    if bare_line_feed(head) {
+        return Err(Unreadable::LineEnd);
+    }
     framing(&header.headers, head)?;
     let authority = authority(header)?;
     let host = canonical_host(authority)?;
@@ -212,6 +217,11 @@ fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
         }
         _ => Err(Unreadable::Framing),
     }
+}
+
+/// Whether a line ends in a line feed alone, which Pingora's parser takes.
+fn bare_line_feed(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').rev().skip(1).any(|line| !line.ends_with(b"\r"))
 }
 
 fn names_a_length(head: &[u8]) -> bool {
@@ -457,11 +467,32 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nX: Content-Length: 5\r\nContent-Lengths: 5\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", true),
-            ("POST / HTTP/1.1\ncontent-LENGTH:5\n\n", true),
+            ("POST / HTTP/1.1\r\ncontent-LENGTH:5\r\n\r\n", true),
             ("POST / HTTP/1.1\r\nX: y\r\nCONTENT-LENGTH : 5\r\n\r\n", true),
         ] {
             let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
             assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::Framing), "{head}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_ends_in_one_way() -> Result<(), Box<dyn Error>> {
+        let header = header(("GET", "/", &[("host", "a.example")]))?;
+        let (edge, ids) = (Edge::for_tests()?, RequestIds::new(&Entropy::system()));
+        let peer = Peer { address: VISITOR.parse()?, tls: Tls::No };
+        for (head, refused) in [
+            ("", false),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("GET / HTTP/1.1\nHost: a.example\n\n", true),
+            ("GET / HTTP/1.1\nHost: a.example\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\n", true),
+            ("\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", true),
+        ] {
+            let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
+            assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::LineEnd), "{head:?}");
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Method, Request, Response, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
@@ -47,6 +48,7 @@ pub async fn ask(
             session.set_keepalive(None);
             return match unusable {
                 Unusable::TooMuch => render::too_large(&asked.common(), asked.shape()),
+                Unusable::Slow => render::request_timeout(&asked.common(), &arrival.link(), asked.shape()),
                 Unusable::Broken => render::bad_request(
                     &asked.common(),
                     "The request could not be read to its end.",
@@ -79,8 +81,10 @@ pub async fn ask(
 
 /// Why a body is of no use.
 enum Unusable {
-    /// It is longer, or slower, than a form of ours.
+    /// It is longer than a form of ours.
     TooMuch,
+    /// It takes longer.
+    Slow,
     /// It has no end that we understand.
     Broken,
 }
@@ -113,7 +117,7 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
         }
         Ok(Bytes::from(body))
     };
-    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::TooMuch))
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::Slow))
 }
 
 /// Writes an answer of ours. Keeps the connection: `respond_error` of Pingora would close it.
@@ -144,12 +148,30 @@ pub async fn write(
     if let Some(conversation) = here() {
         https::insist(&conversation.ends.listen, &mut header)?;
     }
-    session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
-    if !without_body && !body.is_empty() {
+    if without_body || body.is_empty() {
+        write_head_alone(session, header).await?;
+    } else {
+        session.write_response_header(Box::new(header), false).await?;
         session.write_response_body(Some(body), true).await?;
     }
     after_an_answer(session, rest).await;
     Ok(())
+}
+
+/// Writes an answer that is nothing but its head.
+///
+/// Pingora's way to write a head does not end an HTTP/2 stream with it. A gRPC client takes a status for one only where
+/// it does, and a stream that ends nowhere is reset.
+///
+/// # Errors
+///
+/// When the client is gone.
+pub(super) async fn write_head_alone(session: &mut Session, header: ResponseHeader) -> pingora::Result<()> {
+    match session.as_mut() {
+        ServerSession::H2(stream) => stream.write_response_header(Box::new(header), true),
+        ServerSession::Custom(stream) => stream.write_response_header(Box::new(header), true).await,
+        _ => session.write_response_header(Box::new(header), true).await,
+    }
 }
 
 /// A page for a request that was not even understood.
@@ -164,7 +186,7 @@ pub fn unreadable(
     let shape = shape(&header.method, &header.headers);
     let common = pages::common(snapshot, arrival);
     match unreadable {
-        Unreadable::Target(_) | Unreadable::Framing => {
+        Unreadable::Target(_) | Unreadable::Framing | Unreadable::LineEnd => {
             render::bad_request(&common, &unreadable.to_string(), shape)
         }
         Unreadable::Method => render::method_not_allowed(

@@ -4,7 +4,7 @@
 //! stream.
 
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, VARY};
-use http::{HeaderValue, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 
@@ -27,13 +27,24 @@ pub(super) enum Nonsense {
     /// More than [`MAX_INTERIM`].
     #[error("interim answers without end")]
     Interim,
+    /// More than [`MAX_HEAD`].
+    #[error("an answer whose header is larger than 64 KiB")]
+    Large,
 }
+
+/// The most bytes that the header of an answer may have. Clients give up at less, and Pingora reads a megabyte: no
+/// app should make the gateway carry that for each answer.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Makes an answer say in one way, in our own version, how long it is. `client` is the version of the request.
 pub(super) fn settle_framing(
     response: &mut ResponseHeader,
     client: Version,
 ) -> std::result::Result<(), Nonsense> {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    if response.headers.iter().map(field).sum::<usize>() > MAX_HEAD {
+        return Err(Nonsense::Large);
+    }
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         // It ends with its head; a client that believed a length would wait for it (RFC 9110 §15.2).
         response.remove_header(&CONTENT_LENGTH);
@@ -80,6 +91,13 @@ pub(super) fn settle_framing(
         response.set_version(Version::HTTP_11);
     }
     Ok(())
+}
+
+/// Whether an answer to `method` is over with its head (RFC 9112 §6.3).
+pub(super) fn has_no_body(response: &ResponseHeader, method: &Method) -> bool {
+    method == Method::HEAD
+        || matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || response.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() == b"0")
 }
 
 /// What Pingora leaves on an answer although it concerns only the connection to the app (RFC 9110 §7.6.1).
@@ -227,6 +245,26 @@ mod tests {
                 assert_eq!(got, *fields, "{status} {said:?}");
                 assert_ne!(response.version, Version::HTTP_10);
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn some_answers_are_over_with_their_head() -> Result<()> {
+        for (status, method, length, over) in [
+            (200, Method::GET, Some("0"), true),
+            (200, Method::GET, Some("1"), false),
+            (200, Method::GET, None, false),
+            (200, Method::HEAD, Some("1"), true),
+            (204, Method::POST, None, true),
+            (304, Method::GET, Some("1"), true),
+        ] {
+            let mut response = answer(&[])?;
+            response.set_status(status)?;
+            if let Some(length) = length {
+                response.insert_header(CONTENT_LENGTH, length)?;
+            }
+            assert_eq!(has_no_body(&response, &method), over, "{status} {method} {length:?}");
         }
         Ok(())
     }

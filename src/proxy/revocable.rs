@@ -1,7 +1,7 @@
-//! An HTTP/2 stream that can be ended from outside.
+//! An HTTP/2 stream that can be ended from outside, and by a client's silence.
 //!
 //! Owns: [`revocable`], which stands between Pingora and the stream of a client.
-//! Must not know: who ends it, and why.
+//! Must not know: who ends it, and why; how long a silence may be.
 //!
 //! In HTTP/2 many requests share a connection, so its bytes cannot be made to fail for one of them, and Pingora has no
 //! way to be told. What it awaits can be: each wait for the client ends when the request's line does, as if the client
@@ -23,21 +23,23 @@ use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType, Result};
 use std::sync::Arc;
 
+use super::patience::{Answer, Patience};
 use crate::open::{Ending, Line};
 
 /// What a stream fails with when it was ended.
 const ENDED: ErrorType = ErrorType::Custom("access was lost");
 
-/// Makes an HTTP/2 stream one that fails when `line` is ended. Anything else stays what it is: in HTTP/1.1 the
-/// connection is the request's own, and fails itself.
-pub(super) fn revocable(session: &mut ServerSession, line: &Arc<Line>) {
+/// Makes an HTTP/2 stream one that fails when `line` is ended, or when its client is silent for longer than
+/// `patience` lets it. Anything else stays what it is: in HTTP/1.1 the connection is the request's own, and fails
+/// itself.
+pub(super) fn revocable(session: &mut ServerSession, line: &Arc<Line>, patience: Patience) {
     if !session.is_http2() {
         return;
     }
     // The unit is Pingora's own stand-in; it is gone again before anybody could ask it anything.
     match std::mem::replace(session, ServerSession::new_custom(Box::new(()))) {
         ServerSession::H2(stream) => {
-            let revocable = Revocable { stream, line: line.clone() };
+            let revocable = Revocable { stream, line: line.clone(), patience, answer: Answer::None };
             *session = ServerSession::new_custom(Box::new(revocable));
         }
         other => *session = other,
@@ -47,6 +49,32 @@ pub(super) fn revocable(session: &mut ServerSession, line: &Arc<Line>) {
 struct Revocable {
     stream: Http2,
     line: Arc<Line>,
+    patience: Patience,
+    answer: Answer,
+}
+
+impl Revocable {
+    /// How long the client may be silent in its body.
+    fn silence(&mut self) -> Option<Duration> {
+        if self.stream.is_body_done() {
+            return None;
+        }
+        if self.answer == Answer::None && self.stream.response_written().is_some() {
+            self.answer = Answer::Begun;
+        }
+        self.patience.with_body(self.answer, self.stream.body_bytes_read())
+    }
+}
+
+/// What comes of a wait, unless it takes too long.
+async fn within<T>(silence: Option<Duration>, wait: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(silence) = silence else { return wait.await };
+    match tokio::time::timeout(silence, wait).await {
+        Ok(result) => result,
+        Err(_) => {
+            Err(Error::explain(ErrorType::ReadTimedout, "the client stopped sending its body").into_down())
+        }
+    }
 }
 
 fn ended(_: Ending) -> Box<Error> {
@@ -57,27 +85,33 @@ fn ended(_: Ending) -> Box<Error> {
 #[async_trait]
 impl Custom for Revocable {
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
+        let silence = self.silence();
         tokio::select! {
             biased;
             ending = self.line.ended() => Err(ended(ending)),
-            read = self.stream.read_body_bytes() => read,
+            read = within(silence, self.stream.read_body_bytes()) => read,
         }
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
+        let silence = if no_body_expected { None } else { self.silence() };
         tokio::select! {
             biased;
             ending = self.line.ended() => Err(ended(ending)),
-            read = self.stream.read_body_or_idle(no_body_expected) => read,
+            read = within(silence, self.stream.read_body_or_idle(no_body_expected)) => read,
         }
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        tokio::select! {
+        let written = tokio::select! {
             biased;
             ending = self.line.ended() => Err(ended(ending)),
             written = self.stream.response_duplex_vec(tasks) => written,
+        };
+        if let Ok(true) = written {
+            self.answer = Answer::Whole;
         }
+        written
     }
 
     fn req_header(&self) -> &RequestHeader {

@@ -8,8 +8,9 @@ pub mod redirect;
 pub mod respond;
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::upstream::Upstream;
+use super::upstream::app::App;
 use files::Files;
 use redirect::Redirect;
 use respond::Respond;
@@ -18,7 +19,7 @@ use respond::Respond;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Destination {
     /// It is forwarded.
-    App(Upstream),
+    App(Arc<App>),
     /// It is sent elsewhere.
     Redirect(Redirect),
     /// It is answered with the same words each time.
@@ -29,9 +30,9 @@ pub enum Destination {
 
 impl Destination {
     /// The app, where there is one.
-    pub fn app(&self) -> Option<&Upstream> {
+    pub fn app(&self) -> Option<&Arc<App>> {
         match self {
-            Destination::App(upstream) => Some(upstream),
+            Destination::App(app) => Some(app),
             Destination::Redirect(_) | Destination::Respond(_) | Destination::Files(_) => None,
         }
     }
@@ -41,7 +42,7 @@ impl Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::App(upstream) => write!(f, "forwarded to {upstream}"),
+            Destination::App(app) => write!(f, "forwarded to {app}"),
             Destination::Redirect(redirect) => write!(f, "redirected with {}", redirect.status.as_u16()),
             Destination::Respond(respond) => write!(f, "answered with {}", respond.status.as_u16()),
             Destination::Files(files) => write!(f, "answered with a file below {}", files.root.display()),

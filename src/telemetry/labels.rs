@@ -94,7 +94,7 @@ macro_rules! one {
 
 one! {
     AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
-    OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled
+    OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
 label! {
@@ -422,6 +422,40 @@ label! {
         Access = "access",
         /// A line for each event that matters to security.
         Audit = "audit",
+    }
+}
+
+label! {
+    /// What went wrong with an upstream.
+    UpstreamFault is "kind" {
+        /// Nobody listens there.
+        ConnectRefused = "connect_refused",
+        /// It took no connection in time.
+        ConnectTimeout = "connect_timeout",
+        /// It took no connection.
+        Connect = "connect",
+        /// TLS did not come about: a certificate that nobody vouches for, another name.
+        Tls = "tls",
+        /// No answer began in time.
+        HeaderTimeout = "header_timeout",
+        /// An answer fell silent.
+        IdleTimeout = "idle_timeout",
+        /// An answer did not end in time.
+        TotalTimeout = "total_timeout",
+        /// It took nothing of a request's body.
+        WriteTimeout = "write_timeout",
+        /// It closed or reset the connection.
+        Closed = "closed",
+        /// What it said is no HTTP, or more than an answer may hold.
+        Garbage = "garbage",
+        /// Its name has no address.
+        Dns = "dns",
+        /// It has as many requests as it may.
+        Full = "full",
+        /// A WebSocket was asked of an app that is spoken to in HTTP/2.
+        WebSocketOverHttp2 = "websocket_over_http2",
+        /// Something else.
+        Other = "other",
     }
 }
 

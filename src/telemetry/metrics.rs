@@ -17,11 +17,11 @@ use prometheus::{
 use super::labels::{
     AssertionSource, CallOutcome, CertificateReload, ConnectionRefusal, CookieFault, Decision, Ending,
     Endpoint, Freshness, Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome,
-    StatusClass, StoreOperation, Throttled,
+    StatusClass, StoreOperation, Throttled, UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
-use super::table::{Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
+use super::table::{Alone, Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
 use crate::clock::Timestamp;
 
 /// The `route` of a request for the gateway's own pages. No configured name has parentheses.
@@ -51,6 +51,11 @@ pub struct Metrics {
     pub connections_closed: Counters<Ending>,
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
+
+    upstreams_healthy: IntGaugeVec,
+    upstream_failures: IntCounterVec,
+    upstream_retries: IntCounterVec,
+    upstream_ejections: IntCounterVec,
 
     /// Connections of clients.
     pub connections: IntGauge,
@@ -176,6 +181,30 @@ impl Metrics {
             "Requests with a session cookie that was of no use.",
             "`forged` without a key rotation behind it is somebody guessing, or a replica with another \
              `secret_file`.",
+        )?;
+
+        t.section("Upstreams");
+        let upstreams_healthy = t.upstreams(
+            "teamgate_upstream_healthy",
+            "Addresses of an upstream that get requests: those that its checks found well and that are not left \
+             alone. 1 for one that is an address itself, more for a name that has several.",
+            "0 is an app that people miss, or one of several that does not do its share.",
+        )?;
+        let upstream_failures = t.by_upstream::<UpstreamFault>(
+            "teamgate_upstream_failures_total",
+            "Attempts to get an answer from an upstream that failed. One that was made good elsewhere counts, too.",
+            "`closed` alone, and rarely, is an app that closes idle connections sooner than \
+             `upstream_timeouts.keep_alive` says; `header_timeout` is an app that hangs.",
+        )?;
+        let upstream_retries = t.by_upstream::<Alone>(
+            "teamgate_upstream_retries_total",
+            "Requests that had been sent to an upstream, got no answer and were sent again.",
+            "Nobody noticed these. Many are an app that breaks connections.",
+        )?;
+        let upstream_ejections = t.by_upstream::<Alone>(
+            "teamgate_upstream_ejections_total",
+            "Times that an upstream was left alone because requests to it kept failing.",
+            "An app that comes and goes.",
         )?;
 
         t.section("Connections");
@@ -347,6 +376,10 @@ impl Metrics {
             open_connections,
             connections_closed,
             bad_cookies,
+            upstreams_healthy,
+            upstream_failures,
+            upstream_retries,
+            upstream_ejections,
             connections,
             connections_refused,
             sign_in_starts,
@@ -398,6 +431,24 @@ impl Metrics {
         Arc::new(metrics)
     }
 
+    /// The series of one upstream, by its URL as configured. Asked for once per upstream.
+    pub fn for_upstream(&self, url: &str) -> Arc<UpstreamMetrics> {
+        Arc::new(UpstreamMetrics {
+            url: url.into(),
+            failures: self.upstream_failures.clone(),
+            retries: self.upstream_retries.with_label_values(&[url]),
+            ejections: self.upstream_ejections.with_label_values(&[url]),
+        })
+    }
+
+    /// Says of each upstream how many of its addresses get requests; others are not shown any more.
+    pub fn upstreams_healthy<'u>(&self, upstreams: impl Iterator<Item = (&'u str, i64)>) {
+        self.upstreams_healthy.reset();
+        for (url, available) in upstreams {
+            self.upstreams_healthy.with_label_values(&[url]).set(available);
+        }
+    }
+
     /// Counts one more request in flight until the guard is dropped: a panic skips every hook, not this.
     pub fn request_in_flight(&self) -> InFlight {
         InFlight::enter(&self.in_flight)
@@ -441,6 +492,23 @@ impl Metrics {
 
     pub(super) fn rows(&self) -> &[Row] {
         &self.rows
+    }
+}
+
+/// What is counted of one upstream.
+pub struct UpstreamMetrics {
+    url: Box<str>,
+    failures: IntCounterVec,
+    /// Requests that were sent again after this upstream gave no answer.
+    pub retries: IntCounter,
+    /// Times that it was left alone.
+    pub ejections: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// An attempt failed.
+    pub fn failed(&self, kind: UpstreamFault) {
+        self.failures.with_label_values(&[&*self.url, kind.as_str()]).inc();
     }
 }
 

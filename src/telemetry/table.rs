@@ -77,6 +77,30 @@ const CERTIFICATE: &str = "the `cert` (or `client_ca`) file as the configuration
 
 const ROUTE: &str = "a route's name in the configuration, `(own)` or `(none)`";
 
+const UPSTREAM: &str = "a URL of an upstream in the configuration";
+
+/// No label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Alone;
+
+impl Labels for Alone {
+    fn columns() -> Vec<(&'static str, Vec<&'static str>)> {
+        Vec::new()
+    }
+
+    fn all() -> Vec<Alone> {
+        vec![Alone]
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn index(self) -> usize {
+        0
+    }
+}
+
 /// What `Metrics::new` writes its table with: registers each metric and notes its row of the reference.
 pub(super) struct Table {
     pub(super) registry: Registry,
@@ -225,6 +249,28 @@ impl Table {
         self.note(name, "counter", columns, Unit::None, help, watch);
         let names = [vec!["route"], names::<Rest>()].concat();
         self.register(IntCounterVec::new(Opts::new(name, help), &names)?)
+    }
+
+    /// Counters by upstream, and by what else `L` says.
+    pub(super) fn by_upstream<L: Labels>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntCounterVec, Error> {
+        let labels = [vec![("upstream", UPSTREAM.to_owned())], columns::<L>()].concat();
+        self.note(name, "counter", labels, Unit::None, help, watch);
+        let names = [vec!["upstream"], names::<L>()].concat();
+        self.register(IntCounterVec::new(Opts::new(name, help), &names)?)
+    }
+
+    pub(super) fn upstreams(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntGaugeVec, Error> {
+        self.info(name, help, &[("upstream", UPSTREAM)], watch)
     }
 
     pub(super) fn info(

@@ -12,7 +12,8 @@ fn lasting(url: &str) -> Request {
 }
 
 async fn setup(app: &Blunt) -> Checked<Setup> {
-    Setup::with(Config::default().top("upstream_timeouts: { read: 1s }").route(&app.route("app"))).await
+    Setup::with(Config::default().top("upstream_timeouts: { header: 1s, idle: 1s }").route(&app.route("app")))
+        .await
 }
 
 /// A good answer with this body.

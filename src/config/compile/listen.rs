@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::hosts::{collide, host, port};
+use super::hosts::{collide, host, is_loopback, port};
 use super::{Document, Findings};
 use crate::config::document::{self, TlsVersion};
 use crate::config::value::show_duration;
@@ -144,7 +144,7 @@ impl One<'_, '_> {
                 path,
                 "needs an external_url with https, where it sends people to; remove it, or change that",
             );
-        } else if !ends_tls(self.document) && self.document.trusted_proxies.is_empty() {
+        } else if !ends_tls(self.document, self.findings) && self.document.trusted_proxies.is_empty() {
             self.findings.problem(path, "sends people to https, and nobody speaks it: no listener has `tls`, and no proxy in front is listed under `trusted_proxies`; add one of them");
         }
     }
@@ -249,7 +249,13 @@ impl One<'_, '_> {
         if !self.has_tls() {
             return None;
         }
-        let told = self.listen.hsts.clone().unwrap_or_default();
+        // Unasked, never for `localhost`: it would close every other thing that somebody tries out there.
+        let visitors = self.document.external_url.as_ref().is_some_and(|url| !is_loopback(&url.0));
+        let told = match &self.listen.hsts {
+            Some(told) => told.clone(),
+            None if visitors => document::Hsts::default(),
+            None => return None,
+        };
         let age = told.max_age.0.as_secs();
         if told.preload
             && !(told.include_subdomains && age >= PRELOAD_AGE)
@@ -270,29 +276,23 @@ impl One<'_, '_> {
 }
 
 /// Whether some listener has `tls`, sound or not.
-fn ends_tls(document: &Document) -> bool {
-    document.listen.iter().any(|listen| listen.tls.is_some())
+fn ends_tls(document: &Document, findings: &Findings<'_>) -> bool {
+    (0..document.listen.len()).any(|index| findings.places.mentions(&format!("listen[{index}].tls")))
 }
 
 /// https has to end somewhere, and whoever ends it should be known.
 fn somebody_speaks_https(document: &Document, findings: &mut Findings<'_>) {
     let Some(url) = document.external_url.as_ref().map(|url| &url.0) else { return };
-    let broken = document.listen.iter().enumerate().any(|(index, _)| {
-        findings.places.mentions(&format!("listen[{index}].tls"))
-            && !findings.sound(&[&format!("listen[{index}].tls")])
-    });
-    match (url.scheme(), ends_tls(document)) {
-        ("https", false)
-            if document.trusted_proxies.is_empty() && findings.sound(&["trusted_proxies"]) && !broken =>
-        {
-            findings.warning("external_url", "nothing here ends TLS: no listener has `tls`, and no proxy is listed under `trusted_proxies`, so that one in front would pass for the client, and apps would be told http");
-        }
-        ("http", true) => {
-            findings.warning(
-                "external_url",
-                "is http, and a listener has `tls`: links and cookies are made for http; write https",
-            );
-        }
+    let no_proxy = document.trusted_proxies.is_empty() && findings.sound(&["trusted_proxies"]);
+    match (url.scheme(), ends_tls(document, findings)) {
+        ("https", false) if no_proxy => findings.warning(
+            "external_url",
+            "nothing here ends TLS: no listener has `tls`, and no proxy is listed under `trusted_proxies`, so that one in front would pass for the client, and apps would be told http",
+        ),
+        ("http", true) => findings.warning(
+            "external_url",
+            "is http, and a listener has `tls`: links and cookies are made for http; write https",
+        ),
         _ => {}
     }
 }
@@ -314,9 +314,185 @@ fn names_are_covered(document: &Document, findings: &mut Findings<'_>, listeners
         findings.warning("external_url", format!("no certificate is for `{host}`: browsers will refuse it; have one issued, or add it to `listen`"));
     }
     for (index, route) in document.routes.iter().enumerate() {
-        let Some(host) = route.host.as_ref().map(|host| host.0.to_ascii_lowercase()) else { continue };
-        if !host.contains('*') && !covered(&host) && own != Some(host.as_str()) {
+        let Some(host) = route.host.as_ref().map(|host| &*host.0) else { continue };
+        if !host.contains('*') && !covered(host) && own != Some(host) {
             findings.warning(format!("routes[{index}].host"), format!("no certificate is for `{host}`: browsers will refuse it; have one issued, or add it to `listen`"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::{Outcome, Surroundings, compile};
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::config::problem::Problem;
+    use crate::config::read;
+    use crate::listener::certificates::Fault;
+    use crate::listener::certificates::tests::{NOW, made_with_rsa};
+
+    type Tested<T = ()> = Result<T, Box<dyn Error>>;
+
+    /// What comes of these listeners, with files that are called after the hosts that they are for.
+    fn compiled(listen: &str, more: &str) -> Tested<Outcome> {
+        let text = format!(
+            "listen:\n{listen}\nbitbucket: {{ client_id: a, client_secret: b, teams: [acme] }}\n{more}\n"
+        );
+        let read_certificate = |pair: &Pair, now: Timestamp| {
+            let unsound = |fault| Unsound { part: Part::Cert, fault };
+            let names: Vec<&str> = pair.cert.written.split(' ').collect();
+            let found = match &*pair.key.written {
+                "rsa" => made_with_rsa(&names).and_then(|made| made.read()),
+                _ => Certificate::for_tests(&names),
+            };
+            let mut certificate = found.map_err(|_| unsound(Fault::BadCertificate))?;
+            match &*pair.key.written {
+                "old" => certificate.ends_at = now.plus(Duration::from_secs(86_400)),
+                "exposed" => certificate.exposed = Some(0o644),
+                "expired" => return Err(unsound(Fault::Expired(now))),
+                _ => {}
+            }
+            Ok(certificate)
+        };
+        let around = Surroundings {
+            folder: Path::new("/etc/teamgate"),
+            is_folder: &|_| true,
+            read_file: &|_, _| Ok(Vec::new()),
+            now: NOW,
+            read_secret: &super::super::secret_text::read,
+            read_certificate: &read_certificate,
+            read_client_ca: &|_, _| Ok(ClientCa::for_tests()),
+        };
+        Ok(compile("f", read(&text, &|_| None).map_err(|problem| problem.to_string())?, &around))
+    }
+
+    const GATE: &str = "external_url: https://gate.example.com\n\
+                        routes: [{ name: wiki, host: gate.example.com, teams: [acme], upstream: \"http://10.0.0.5:1\" }]";
+
+    fn tls(files: &str) -> String {
+        let files = files.split(", ").map(|file| {
+            let (cert, key) = file.split_once('|').unwrap_or((file, "key"));
+            format!("{{ cert: \"{cert}\", key: {key} }}")
+        });
+        let files = files.collect::<Vec<_>>().join(", ");
+        format!("  - {{ address: 127.0.0.1:8443, tls: {{ certificates: [{files}] }} }}")
+    }
+
+    #[test]
+    fn what_is_doubtful_about_certificates_is_a_warning_at_its_place() -> Tested {
+        for (files, said) in [
+            ("gate.example.com", vec![]),
+            ("*.example.com", vec![]),
+            ("gate.example.com, *.example.com", vec![]),
+            ("gate.example.com, gate.example.com|rsa", vec![]),
+            (
+                "gate.example.com|old",
+                vec!["certificates[0].cert: `gate.example.com` expires at 2027-01-16T08:00:00Z; renew it"],
+            ),
+            (
+                "gate.example.com|exposed",
+                vec![
+                    "certificates[0].key: everybody on this machine can read `exposed` (mode 644); run `chmod o-r exposed`",
+                ],
+            ),
+            (
+                "*.example.com gate.example.com, gate.example.com",
+                vec![
+                    "certificates: `gate.example.com` is never shown: certificates before it have all its names (gate.example.com); remove it",
+                ],
+            ),
+            (
+                "other.example.com",
+                vec![
+                    "external_url: no certificate is for `gate.example.com`: browsers will refuse it; have one issued, or add it to `listen`",
+                ],
+            ),
+        ] {
+            let outcome = compiled(&tls(files), GATE)?;
+            let compiled = outcome.compiled.ok_or_else(|| format!("{files}: {:?}", outcome.problems))?;
+            let warnings: Vec<String> = compiled.warnings.list.iter().map(Problem::to_string).collect();
+            assert_eq!(warnings.len(), said.len(), "{files}: {warnings:?}");
+            for (warning, part) in warnings.iter().zip(said) {
+                assert!(warning.ends_with(part), "{files}: {warning}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_used_is_a_problem_at_its_file() -> Tested {
+        let outcome = compiled(&tls("gate.example.com, gate.example.com|expired"), GATE)?;
+        let problems: Vec<String> = outcome.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let said = "listen[0].tls.certificates[1].cert: `gate.example.com` expired at 2027-01-15T08:00:00Z; renew it";
+        assert!(problems[0].ends_with(said), "{problems:?}");
+        let twice = compiled(&tls("gate.example.com, gate.example.com"), GATE)?.problems;
+        assert!(
+            twice.iter().any(|problem| problem.message == "`gate.example.com` is listed twice; keep one")
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_route_whose_host_no_certificate_has_is_warned_about_unless_a_proxy_may_have_it() -> Tested {
+        let routes = "external_url: https://gate.example.com\nsession: { cookie_domain: example.com }\nroutes:\n\
+            - { name: a, host: wiki.example.com, teams: [acme], upstream: \"http://10.0.0.5:1\" }\n\
+            - { name: b, host: '*.apps.example.com', teams: [acme], upstream: \"http://10.0.0.5:1\" }\n";
+        let hosts = |more: &str| -> Tested<Vec<String>> {
+            let outcome = compiled(&tls("gate.example.com"), &format!("{routes}{more}"))?;
+            let list = outcome.compiled.ok_or_else(|| format!("{:?}", outcome.problems))?.warnings.list;
+            Ok(list.into_iter().map(|warning| warning.path).collect())
+        };
+        assert_eq!(hosts("")?, ["routes[0].host"]);
+        assert_eq!(hosts("trusted_proxies: [10.0.0.0/8]\n")?, [""; 0]);
+        Ok(())
+    }
+
+    #[test]
+    fn answers_over_tls_speak_of_https_as_they_were_told() -> Tested {
+        let elsewhere = "external_url: https://localhost:8443\n\
+                         routes: [{ name: wiki, teams: [acme], upstream: \"http://10.0.0.5:1\" }]";
+        let with = |hsts: &str| {
+            format!(
+                "{}, hsts: {hsts} }}",
+                tls("gate.example.com localhost").strip_suffix(" }").unwrap_or_default()
+            )
+        };
+        for (listen, more, value) in [
+            (tls("gate.example.com"), GATE, Some("max-age=2592000")),
+            (with("{ max_age: 0s }"), GATE, Some("max-age=0")),
+            (
+                with("{ max_age: 1h, include_subdomains: true }"),
+                GATE,
+                Some("max-age=3600; includeSubDomains"),
+            ),
+            (
+                with("{ max_age: 366d, include_subdomains: true, preload: true }"),
+                GATE,
+                Some("max-age=31622400; includeSubDomains; preload"),
+            ),
+            (tls("localhost"), elsewhere, None),
+            (with("{ max_age: 1h }"), elsewhere, Some("max-age=3600")),
+        ] {
+            let outcome = compiled(&listen, more)?;
+            let compiled = outcome.compiled.ok_or_else(|| format!("{listen}: {:?}", outcome.problems))?;
+            let hsts = compiled.listen[0].hsts.as_ref().and_then(|value| value.to_str().ok());
+            assert_eq!(hsts, value, "{listen}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn http_as_the_own_address_beside_tls_is_doubtful() -> Tested {
+        let more = "external_url: http://localhost:8443\n\
+                    routes: [{ name: wiki, teams: [acme], upstream: \"http://10.0.0.5:1\" }]";
+        let outcome = compiled(&tls("localhost"), more)?;
+        let list = outcome.compiled.ok_or("problems")?.warnings.list;
+        assert!(list.iter().any(|warning| warning.message.contains("links and cookies are made for http")));
+        Ok(())
     }
 }

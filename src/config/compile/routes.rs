@@ -1,7 +1,7 @@
 //! Routes: what they match, who may pass, where they lead.
 //!
 //! Owns: the rules on `routes` and `bitbucket.teams`; building the table. Who may pass is in `rule`, where it leads
-//! in `destination`, what the app is told in `identity`, `rewrite` and `edit`.
+//! in `destination`, what the app is told in `identity`, `rewrite` and `edit`, where the app is in `upstreams`.
 //! Must not know: how a route is found or decided.
 
 mod destination;
@@ -9,6 +9,7 @@ mod edit;
 mod identity;
 mod rewrite;
 mod rule;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,17 +17,17 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::hosts::{covers, host, leads_to};
+use super::hosts::{covers, host};
 use super::{Cookie, Findings};
 use crate::config::document::{self, Access, CorsPreflight, Document, InPath};
 use crate::config::value::show_duration;
 use crate::membership::{Group, TeamName};
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
-use crate::route::upstream::Upstream;
 use crate::route::{Preflights, Route, Table};
 
 pub(super) use identity::forbidden;
+use upstreams::Targets;
 
 /// What routes must fit.
 pub(super) struct Gateway<'g> {
@@ -49,6 +50,8 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
     if document.routes.is_empty() && findings.places.has("routes") && findings.sound(&["routes"]) {
         findings.problem("routes", "an empty list serves nothing; add a route");
     }
+    let general = upstreams::timeouts(document, findings);
+    let mut targets = Targets::default();
     let mut found = Vec::new();
     for (index, route) in document.routes.iter().enumerate() {
         let mut one = One { path: format!("routes[{index}]"), document, route, findings };
@@ -60,7 +63,7 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
         one.sign_in_reaches_it(pattern.as_ref(), gateway);
         let policy = one.policy();
         one.fits_its_access(policy.as_ref());
-        let destination = one.destination(pattern.as_ref(), gateway);
+        let destination = one.destination(pattern.as_ref(), gateway, &general, &mut targets);
         let (identity, max_age, rewrite) = (one.identity(), one.max_age(), one.rewrite(pattern.as_ref()));
         let (request_headers, response_headers) = one.edits();
         let preflights = one.preflights(pattern.as_ref());
@@ -323,25 +326,5 @@ impl One<'_, '_> {
             ));
         }
         Some(own)
-    }
-
-    fn upstream(&mut self, gateway: &Gateway<'_>) -> Option<Upstream> {
-        let text = &self.route.upstream.as_ref()?.0;
-        let upstream: Upstream = self.parsed("upstream", text.parse())?;
-        let reaches = |listener: &SocketAddr| leads_to(&upstream.host, upstream.port, *listener);
-        if reaches(&gateway.admin) {
-            self.problem(
-                "upstream",
-                format!(
-                    "`{text}` is the admin address, which browsers must not reach; write the app's address"
-                ),
-            );
-            return None;
-        }
-        if gateway.listen.iter().any(reaches) {
-            self.problem("upstream", format!("`{text}` is teamgate itself; write the app's address"));
-            return None;
-        }
-        Some(upstream)
     }
 }

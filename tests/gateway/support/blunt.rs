@@ -1,6 +1,7 @@
 //! An app that says what it is told to say, whatever it hears, and remembers every byte it heard.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ struct Shared {
     /// One of each connection.
     heard: Mutex<Vec<Vec<u8>>>,
     goes_on: watch::Sender<bool>,
+    open: AtomicUsize,
 }
 
 /// The app. Gone, with its connections, when dropped.
@@ -48,6 +50,7 @@ impl Blunt {
             answer: Mutex::new(Answer::Stays(Vec::new())),
             heard: Mutex::default(),
             goes_on: watch::Sender::new(false),
+            open: AtomicUsize::new(0),
         });
         let mut serving = JoinSet::new();
         let serve = shared.clone();
@@ -62,7 +65,9 @@ impl Blunt {
                 let shared = serve.clone();
                 connections.spawn(async move {
                     // It ends in an error when the gateway closes it.
+                    shared.open.fetch_add(1, Ordering::AcqRel);
                     let _ = converse(stream, number, &shared).await;
+                    shared.open.fetch_sub(1, Ordering::AcqRel);
                 });
             }
         });
@@ -112,6 +117,11 @@ impl Blunt {
     pub(crate) fn heard(&self) -> Vec<String> {
         let heard = self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+    }
+
+    /// How many connections are open.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::Acquire)
     }
 
     /// Forgets what was heard. Connections that are open go on under their number.

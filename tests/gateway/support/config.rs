@@ -1,6 +1,6 @@
 //! A configuration file for one test.
 //!
-//! The variables `$LISTEN`, `$ADMIN`, `$UPSTREAM`, `$BITBUCKET`, `$CLIENT_ID` and `$CLIENT_SECRET` are set.
+//! The variables `$LISTEN` and `$PORT` of it, `$SECOND` and `$THIRD` for more listeners, `$ADMIN`, `$UPSTREAM`, `$BITBUCKET`, `$CLIENT_ID` and `$CLIENT_SECRET` are set.
 
 /// What differs from test to test. Everything is YAML.
 #[derive(Clone, Debug)]
@@ -45,6 +45,13 @@ impl Config {
         self
     }
 
+    /// More lines of the key that was given last to [`Config::top`].
+    pub(crate) fn top_continued(mut self, key: &str, lines: &str) -> Config {
+        let at = self.top.find(key).map_or(self.top.len(), |at| at + key.len());
+        self.top.insert_str(at, lines);
+        self
+    }
+
     /// These routes instead: a YAML list.
     pub(crate) fn routes(mut self, lines: &str) -> Config {
         lines.clone_into(&mut self.routes);
@@ -61,7 +68,7 @@ impl Config {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (key, line) in [
-            ("listen:", "listen: [{ address: $LISTEN }]"),
+            ("listen:", "listen:\n  - address: $LISTEN"),
             ("admin:", "admin: { address: $ADMIN }"),
             ("external_url:", "external_url: http://$LISTEN"),
             ("log:", "log: { format: json }"),

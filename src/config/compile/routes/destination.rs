@@ -12,6 +12,7 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::edit::plain_value;
+use super::upstreams::Targets;
 use super::{Found, Gateway, One};
 use crate::config::compile::Findings;
 use crate::config::document::{self, InPath, WebScheme};
@@ -23,6 +24,7 @@ use crate::route::destination::respond::Respond;
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
 use crate::route::rewrite::{Prefix, Rewrite};
 use crate::route::target::canonical;
+use crate::route::upstream::app::Timeouts;
 use crate::route::{Route, Table};
 
 /// The keys that say where a route leads.
@@ -40,9 +42,13 @@ impl One<'_, '_> {
         &mut self,
         pattern: Option<&Pattern>,
         gateway: &Gateway<'_>,
+        general: &Timeouts,
+        targets: &mut Targets,
     ) -> Option<Destination> {
         let given: Vec<&str> = DESTINATIONS.iter().copied().filter(|key| self.mentions(key)).collect();
         let key = match given.as_slice() {
+            // Who mistyped one need not be told that it is missing.
+            [] if self.findings.places.is_strange(&self.path) => return None,
             [] => {
                 let path = self.path.clone();
                 self.findings.problem(
@@ -66,7 +72,7 @@ impl One<'_, '_> {
             "redirect" => self.redirect(pattern).map(Destination::Redirect),
             "respond" => self.respond().map(Destination::Respond),
             "static" => self.files().map(Destination::Files),
-            _ => self.upstream(gateway).map(Destination::App),
+            _ => self.app(gateway, general, targets).map(|app| Destination::App(Arc::new(app))),
         }
     }
 
