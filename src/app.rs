@@ -7,11 +7,12 @@ mod assemble;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
+use pingora::apps::HttpServerOptions;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
@@ -290,8 +291,13 @@ impl App {
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();
+        let mut proxy = http_proxy(&server.configuration, proxy);
+        let mut options = HttpServerOptions::default();
+        // So that CONNECT is refused by us, with a page and a line in the log, and not by Pingora without.
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
         server.add_service(Listener {
-            app: Arc::new(http_proxy(&server.configuration, proxy)),
+            app: Arc::new(proxy),
             bound: std::mem::take(&mut self.listeners),
             limits: assemble::listener_limits(&self.compiled.limits),
             admission,
@@ -317,18 +323,7 @@ impl App {
     }
 
     fn start_timers(&self) {
-        let (certificates, clock, telemetry) =
-            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
-        self.runtime.spawn(every(LOOK_EVERY, move || {
-            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
-            async move {
-                // It reads files, and a network's file system may take its time.
-                let look = move || {
-                    certificates.lock().unwrap_or_else(PoisonError::into_inner).look(now, &telemetry);
-                };
-                let _ = tokio::task::spawn_blocking(look).await;
-            }
-        }));
+        self.watch_certificates();
 
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
@@ -408,6 +403,22 @@ impl App {
         }));
     }
 
+    fn watch_certificates(&self) {
+        if locked(&self.certificates).is_empty() {
+            return;
+        }
+        let (certificates, clock, telemetry) =
+            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(LOOK_EVERY, move || {
+            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
+            async move {
+                // It reads files, and a network's file system may take its time.
+                let look = move || locked(&certificates).look(now, &telemetry);
+                let _ = tokio::task::spawn_blocking(look).await;
+            }
+        }));
+    }
+
     /// What must be there for the gateway to serve.
     fn probes(&self) -> Probes {
         let (listeners, store) = (self.health.clone(), self.health.clone());
@@ -452,6 +463,11 @@ impl App {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
         }
     }
+}
+
+/// Poisoned by a panic, it is as good as before: each look begins anew.
+fn locked(certificates: &Mutex<reload::Watch>) -> MutexGuard<'_, reload::Watch> {
+    certificates.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn every<F: Future<Output = ()>>(span: Duration, mut task: impl FnMut() -> F) {

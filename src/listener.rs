@@ -35,11 +35,13 @@ use self::connection::{Connection, Options};
 pub use self::connection::{Conversation, Ends, here};
 use self::proxy_protocol::Malformed;
 pub use self::stream::Tls;
-use self::stream::{Client, Opened, Opening};
+use self::stream::{Client, Opened, Opening, Unread};
 use self::tls::Terminator;
 use crate::clock::Clock;
 use crate::telemetry::Telemetry;
-use crate::telemetry::labels::ConnectionRefusal;
+use crate::telemetry::access::Entry;
+use crate::telemetry::labels::{ConnectionRefusal, Decision, StatusClass};
+use crate::telemetry::metrics::{NO_ROUTE, RouteMetrics};
 
 /// One address to listen on.
 #[derive(Clone, Debug)]
@@ -165,6 +167,7 @@ pub struct Listener<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Service for Listener<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
         let options = Arc::new(Options::new(self.limits));
+        let unread = self.telemetry.metrics.for_route(NO_ROUTE);
         let mut loops = Vec::new();
         for bound in self.bound.drain(..) {
             let address = bound.listen.address;
@@ -182,6 +185,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Service for Listener<A> {
                 options: options.clone(),
                 admission: self.admission.clone(),
                 telemetry: self.telemetry.clone(),
+                unread: unread.clone(),
                 clock: self.clock.clone(),
                 shutdown: shutdown.clone(),
             };
@@ -207,6 +211,8 @@ struct Endpoint<A> {
     options: Arc<Options>,
     admission: Admission,
     telemetry: Telemetry,
+    /// Where heads are counted that became no request.
+    unread: Arc<RouteMetrics>,
     clock: Clock,
     shutdown: ShutdownWatch,
 }
@@ -222,9 +228,20 @@ enum Refused {
     Malformed(#[from] Malformed),
     #[error("the connection was not ready for a request in time")]
     Slow,
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
     /// Nobody's fault but the client's, and nothing to count.
     #[error("the connection ended before its first request: {0}")]
-    Gone(#[from] io::Error),
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Refused {
+        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            true => Refused::Handshake(error),
+            false => Refused::Gone(error),
+        }
+    }
 }
 
 impl Refused {
@@ -235,6 +252,7 @@ impl Refused {
             Refused::NotAProxy => Some(ConnectionRefusal::NotAProxy),
             Refused::Malformed(_) => Some(ConnectionRefusal::ProxyHeader),
             Refused::Slow => Some(ConnectionRefusal::Slow),
+            Refused::Handshake(_) => Some(ConnectionRefusal::Tls),
             Refused::Gone(_) => None,
         }
     }
@@ -245,12 +263,38 @@ impl<A> Endpoint<A> {
     fn refuse(&self, peer: SocketAddr, refused: &Refused) {
         if let Some(label) = refused.label() {
             self.telemetry.metrics.connections_refused.inc(label);
-            // Silence is what scanners and load balancers do all day.
-            if !matches!(label, ConnectionRefusal::Slow) {
+            // Silence and odd handshakes are what scanners and load balancers do all day.
+            if !matches!(label, ConnectionRefusal::Slow | ConnectionRefusal::Tls) {
                 self.telemetry.warn_limited(label.as_str(), self.clock.now(), refused);
             }
         }
         tracing::debug!(client = %peer.ip(), error = %refused, "a connection was closed before its first request");
+    }
+
+    /// Metrics and the access line of a head that became no request.
+    fn account_for(&self, client: SocketAddr, unread: Unread) {
+        let (decision, status) = (Decision::BadRequest, unread.status());
+        self.unread.record(decision, StatusClass::of(status), Duration::ZERO, None, Duration::ZERO);
+        self.telemetry.access.record(&Entry {
+            arrived_at: self.clock.now(),
+            request_id: "",
+            client: client.ip().to_canonical(),
+            method: "",
+            host: b"",
+            path: b"",
+            route: None,
+            decision,
+            grounds: None,
+            reason: Some(unread.reason()),
+            account: None,
+            status,
+            gate: Duration::ZERO,
+            upstream: None,
+            total: Duration::ZERO,
+            bytes_in: 0,
+            bytes_out: 0,
+            upstream_error: None,
+        });
     }
 
     /// Readies a connection, and says who is at its other end.
@@ -321,9 +365,13 @@ async fn serve<A: HttpServerApp + Send + Sync + 'static>(
     };
     let ends = Ends { peer, client, tls, listen: endpoint.listen.clone() };
     let is_http2 = stream.is_http2();
-    let connection = Arc::new(Connection::new(endpoint.app.clone(), ends, wire, endpoint.options.clone()));
+    let connection =
+        Arc::new(Connection::new(endpoint.app.clone(), ends, wire.clone(), endpoint.options.clone()));
     if !is_http2 {
         connection.process_new(Box::new(stream), &endpoint.shutdown).await;
+        if let Some(unread) = wire.unread() {
+            endpoint.account_for(client, unread);
+        }
         return;
     }
     // Pingora counts the requests of an HTTP/1.1 connection only. What makes it close one of HTTP/2 in good order is

@@ -61,6 +61,51 @@ pub(super) struct Wire {
     tunnel: AtomicBool,
     /// Whether it was ended: nothing more goes in or out but a goodbye.
     over: AtomicBool,
+    /// Why the last head became no request. 0: it did, or is awaited.
+    unread: AtomicU8,
+}
+
+/// Why a head became no request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unread {
+    /// 400: Pingora's parser makes nothing of it.
+    Garbled = 1,
+    /// 408: it was not whole in time.
+    Late,
+    /// 414: its first line is longer than anybody wants to read.
+    Long,
+    /// 431: the rest of it is.
+    Large,
+}
+
+impl Unread {
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Unread::Garbled => 400,
+            Unread::Late => 408,
+            Unread::Long => 414,
+            Unread::Large => 431,
+        }
+    }
+
+    /// As the access line says it.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Unread::Garbled => "The request is not HTTP.",
+            Unread::Late => "The head of the request did not come in time.",
+            Unread::Long => "The first line of the request is too long.",
+            Unread::Large => "The head of the request is too large.",
+        }
+    }
+
+    fn answer(self) -> &'static [u8] {
+        match self {
+            Unread::Garbled => GARBLED,
+            Unread::Late => TOO_LATE,
+            Unread::Long => TOO_LONG,
+            Unread::Large => TOO_LARGE,
+        }
+    }
 }
 
 impl Wire {
@@ -72,7 +117,15 @@ impl Wire {
             line: ArcSwapOption::empty(),
             tunnel: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            unread: AtomicU8::new(0),
         })
+    }
+
+    /// Why the connection ended with a head that became no request; `None` if it did not.
+    pub(super) fn unread(&self) -> Option<Unread> {
+        [Unread::Garbled, Unread::Late, Unread::Long, Unread::Large]
+            .into_iter()
+            .find(|unread| *unread as u8 == self.unread.load(Ordering::Acquire))
     }
 
     fn phase(&self) -> Phase {
@@ -250,8 +303,9 @@ impl Client {
         }
         self.head = self.head.saturating_add(bytes.len());
         if self.head > self.limits.head_bytes {
-            let answer = if self.has_line { TOO_LARGE } else { TOO_LONG };
-            return Err(self.give_up(answer, io::ErrorKind::InvalidData, "the head is too large"));
+            let unread = if self.has_line { Unread::Large } else { Unread::Long };
+            self.give_up(unread);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, unread.reason()));
         }
         self.has_line = self.has_line || bytes.contains(&b'\n');
         Ok(())
@@ -267,19 +321,26 @@ impl Client {
         match deadline.as_mut().poll(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => {
-                Err(self.give_up(TOO_LATE, io::ErrorKind::TimedOut, "the head did not come in time"))
+                self.give_up(Unread::Late);
+                Err(io::Error::new(io::ErrorKind::TimedOut, Unread::Late.reason()))
             }
         }
     }
 
     /// Says why, where the client can understand it: it speaks HTTP/1.1, it has begun a request, and it waits for
     /// no other answer. The bytes leave when Pingora shuts the connection down.
-    fn give_up(&mut self, answer: &[u8], kind: io::ErrorKind, why: &'static str) -> io::Error {
-        if self.protocol != Some(ALPN::H2) && self.head > 0 {
+    fn give_up(&mut self, unread: Unread) {
+        if self.protocol != Some(ALPN::H2) && self.head > 0 && self.wire.unread().is_none() {
+            self.wire.unread.store(unread as u8, Ordering::Release);
             let mut nobody = Context::from_waker(std::task::Waker::noop());
-            let _ = Pin::new(&mut self.io).poll_write(&mut nobody, answer);
+            let _ = Pin::new(&mut self.io).poll_write(&mut nobody, unread.answer());
         }
-        io::Error::new(kind, why)
+    }
+
+    /// Whether what is written is Pingora's own answer to a head that it could not parse: it comes before anybody has
+    /// looked at the request, says who we are, and is in no log.
+    fn is_pingoras(&self) -> bool {
+        self.protocol != Some(ALPN::H2) && self.wire.phase() == Phase::Head
     }
 }
 
@@ -363,6 +424,8 @@ impl Client {
     }
 }
 
+const GARBLED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LONG: &[u8] =
@@ -470,6 +533,10 @@ impl AsyncRead for Client {
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_pingoras() {
+            self.give_up(Unread::Garbled);
+            return Poll::Ready(Ok(buf.len()));
+        }
         let _ = self.is_watched();
         if self.wire.is_over() { self.write_the_rest(cx, buf) } else { self.pass_on(cx, buf) }
     }
@@ -479,7 +546,7 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_watched() || self.wire.is_over() {
+        if self.is_pingoras() || self.is_watched() || self.wire.is_over() {
             let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
             return self.poll_write(cx, first);
         }
@@ -700,6 +767,81 @@ mod tests {
         written?;
         read?;
         assert_eq!(&next, b"second");
+        Ok(())
+    }
+
+    const GRANTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x82\x02hi";
+
+    /// A WebSocket whose app has said one thing.
+    async fn tunnel() -> Result<(TcpStream, Client, Arc<Wire>, Arc<Line>), Box<dyn Error>> {
+        let (visitor, mut client, wire) = opened(H2c::Unknown, b"").await?;
+        let line = Line::new();
+        wire.next_request(line.clone());
+        wire.head_is_read();
+        wire.becomes_tunnel();
+        client.write_all(GRANTED).await?;
+        client.flush().await?;
+        Ok((visitor, client, wire, line))
+    }
+
+    fn end(wire: &Wire, line: &Line) {
+        line.end(Ending::SignedOut);
+        wire.end();
+    }
+
+    /// A socket that is closed over what nobody read is reset, which may overtake what was said before.
+    #[tokio::test]
+    async fn the_last_word_arrives_although_the_client_goes_on_talking() -> Outcome {
+        let (mut visitor, mut client, wire, line) = tunnel().await?;
+        visitor.write_all(&[b'x'; 50_000]).await?;
+        end(&wire, &line);
+        let mut nothing = [0; 16];
+        let leaving = async {
+            let error = client.read(&mut nothing).await.err();
+            drop(client);
+            error.map(|error| error.kind())
+        };
+        let listening = async {
+            let mut heard = Vec::new();
+            visitor.read_to_end(&mut heard).await?;
+            drop(visitor);
+            io::Result::Ok(heard)
+        };
+        let (error, heard) = tokio::join!(leaving, listening);
+        assert_eq!(error, Some(io::ErrorKind::ConnectionAborted));
+        assert_eq!(heard?, [GRANTED, &last_word(Ending::SignedOut)].concat());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_listen_is_waited_for_a_moment_and_no_longer() -> Outcome {
+        let (_visitor, mut client, wire, line) = tunnel().await?;
+        // More than fits into all buffers on the way, so that what is said is not taken any more.
+        let full = Duration::from_millis(200);
+        let much = vec![0; 1 << 20];
+        while tokio::time::timeout(full, client.write_all(&much)).await.is_ok() {}
+        end(&wire, &line);
+        let mut nothing = [0; 16];
+        let error = tokio::time::timeout(Duration::from_secs(30), client.read(&mut nothing)).await?;
+        assert_eq!(error.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        let error = client.write_all(b"more").await;
+        assert_eq!(error.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_websocket_fails_at_once_and_is_told_nothing() -> Outcome {
+        let (mut visitor, mut client, wire) = opened(H2c::Unknown, b"").await?;
+        let line = Line::new();
+        wire.next_request(line.clone());
+        wire.head_is_read();
+        let mut nothing = [0; 16];
+        let (read, ()) = tokio::join!(client.read(&mut nothing), async { end(&wire, &line) });
+        assert_eq!(read.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        let written = client.write(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        assert_eq!(written.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        drop(client);
+        assert_eq!(visitor.read(&mut nothing).await?, 0);
         Ok(())
     }
 }

@@ -392,6 +392,58 @@ async fn a_request_line_has_one_form() -> Checked {
 }
 
 #[tokio::test]
+async fn what_cannot_even_be_parsed_is_refused_by_us_and_in_the_log() -> Checked {
+    let setup = Setup::new().await?;
+    for (what, sent, reason) in [
+        ("no HTTP", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned(), "The request is not HTTP."),
+        ("TLS", "\x16\x03\x01\0\x05\x01\0\0\x01\0\r\n\r\n".to_owned(), "The request is not HTTP."),
+        (
+            "a folded line",
+            format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX: y\r\n z\r\n\r\n"),
+            "The request is not HTTP.",
+        ),
+        (
+            "two lengths",
+            format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+            "",
+        ),
+        (
+            "CONNECT",
+            format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n"),
+            "This method is not for apps.",
+        ),
+    ] {
+        let before = setup.gateway.access().len();
+        let (bytes, closed) = said_and_closed(&setup, sent.as_bytes()).await?;
+        let answer = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        assert!(closed && !answer.contains("ingora") && !answer.contains("\r\nserver:"), "{what}: {answer}");
+        let status = if what == "CONNECT" { 405 } else { 400 };
+        assert_eq!(statuses(&bytes), [status], "{what}");
+        eventually("there is a line in the log", async || Ok(setup.gateway.access().len() > before)).await?;
+        let line = &setup.gateway.access()[before];
+        assert_eq!(
+            (&line["status"], &line["decision"]),
+            (&status.into(), &"bad_request".into()),
+            "{what}: {line}"
+        );
+        assert_eq!(line["client"], "127.0.0.1", "{what}");
+        assert!(line["reason"].as_str().is_some_and(|said| said.contains(reason)), "{what}: {line}");
+    }
+    let metrics = Browser::new().get(&setup.gateway.admin_url("/metrics")).await?.text();
+    let counted = "teamgate_requests_total{decision=\"bad_request\",route=\"(none)\",status=\"4xx\"} 5";
+    assert!(metrics.contains(counted), "{metrics}");
+    // On a connection that had good requests before, too.
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    wire.send(format!("GET /public/x HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await?;
+    wire.response().await?.expect(200)?;
+    wire.send(b"nonsense\r\n\r\n").await?;
+    let rest = wire.rest().await?;
+    assert_eq!(statuses(&rest), [400]);
+    assert!(!String::from_utf8_lossy(&rest).contains("ingora"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn old_protocols_are_understood_or_refused() -> Checked {
     let setup = Setup::new().await?;
     // 0.9 has no headers, so no host.

@@ -11,6 +11,7 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+mod http2;
 
 mod http2_limits;
 mod limits;
