@@ -312,6 +312,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
+            asked: context.attempts.endpoint().map(|endpoint| &*endpoint.label),
             upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
