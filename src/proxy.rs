@@ -477,7 +477,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
         let app = admitted.app().map_err(closed)?;
-        exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
+        exchange::watch(&mut context.attempts, &app.timeouts, session, digest)
     }
 
     fn fail_to_connect(

@@ -14,6 +14,10 @@ use crate::route::upstream::balance::Key;
 /// How many other upstreams are tried when one takes no connection: nothing was sent, so nothing is repeated.
 const UNCONNECTED: u32 = 3;
 
+/// How often an upstream may say that it has not looked at a request. One that closes its connections in good order
+/// says it once for each that is under way.
+const UNPROCESSED: u32 = 5;
+
 /// The attempts so far.
 #[derive(Default)]
 pub struct Attempts {
@@ -21,6 +25,7 @@ pub struct Attempts {
     current: Option<Taken>,
     tried: Vec<Arc<Endpoint>>,
     unconnected: u32,
+    unprocessed: u32,
     sent_again: u32,
     /// When the whole must be over.
     end_by: Option<Instant>,
@@ -54,6 +59,15 @@ pub(super) struct Broken {
     pub(super) how: How,
 }
 
+/// Why there is no connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unconnected {
+    /// The upstream takes none.
+    Refused,
+    /// The one that was kept was over.
+    Over,
+}
+
 /// Whether a request may be repeated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Method {
@@ -75,6 +89,8 @@ pub(super) enum How {
     Unprocessed,
     /// A connection that had been used before ended: it was over when the request was sent.
     OldConnection,
+    /// A connection that others used as well, or a stream on it, ended. Perhaps the app is at fault, perhaps not.
+    UsedConnection,
     /// Anything else.
     Failed,
     /// It took too long. Whoever waits has waited enough.
@@ -92,7 +108,7 @@ pub(super) enum Again {
     No,
 }
 
-/// Whether another attempt is made after one that broke before an answer. `left` says how many may be.
+/// Whether another attempt is made after one that broke before an answer. `left` says how many more of its kind.
 fn again(broken: Broken, left: u32, others: bool) -> Again {
     let Broken { method, body, how } = broken;
     if left == 0 || body == Body::Gone {
@@ -100,9 +116,11 @@ fn again(broken: Broken, left: u32, others: bool) -> Again {
     }
     match (how, method) {
         (How::TooLate, _) => Again::No,
-        (How::Unprocessed, _) | (How::OldConnection, Method::Idempotent) => Again::Anywhere,
+        // Nothing is done twice, so the method says nothing.
+        (How::Unprocessed, _) => Again::Anywhere,
+        (How::OldConnection | How::UsedConnection, Method::Idempotent) => Again::Anywhere,
         (How::Failed, Method::Idempotent) if others => Again::Elsewhere,
-        (How::Failed | How::OldConnection, _) => Again::No,
+        (How::Failed | How::OldConnection | How::UsedConnection, _) => Again::No,
     }
 }
 
@@ -182,15 +200,24 @@ impl Attempts {
         self.watch.as_ref().and_then(Watch::rang)
     }
 
-    /// The upstream took no connection.
-    pub(super) fn not_connected(&mut self) -> Again {
-        self.give_up();
+    /// The upstream took no connection. Nothing was sent.
+    pub(super) fn not_connected(&mut self, how: Unconnected) -> Again {
+        match how {
+            Unconnected::Refused => self.give_up(),
+            Unconnected::Over => {
+                self.watch = None;
+                self.current = None;
+            }
+        }
         let others = self.pool.as_ref().is_some_and(|pool| pool.has_untried(&self.tried));
         if !others || self.unconnected >= UNCONNECTED {
             return Again::No;
         }
         self.unconnected += 1;
-        Again::Elsewhere
+        match how {
+            Unconnected::Refused => Again::Elsewhere,
+            Unconnected::Over => Again::Anywhere,
+        }
     }
 
     /// The upstream broke off before an answer.
@@ -200,16 +227,24 @@ impl Attempts {
         self.watch = None;
         let endpoint = taken.endpoint().clone();
         self.tried.push(endpoint.clone());
-        let left = pool.app.retries.saturating_sub(self.sent_again);
+        let left = match broken.how {
+            How::Unprocessed => UNPROCESSED.saturating_sub(self.unprocessed),
+            How::OldConnection | How::UsedConnection | How::Failed | How::TooLate => {
+                pool.app.retries.saturating_sub(self.sent_again)
+            }
+        };
         let again = again(broken, left, pool.has_untried(&self.tried));
-        // An old connection that ends says nothing about the app.
-        if broken.how != How::OldConnection {
+        // An old connection that ends, or any in good order, says nothing about the app.
+        if matches!(broken.how, How::UsedConnection | How::Failed | How::TooLate) {
             endpoint.failed(&pool);
         }
         if again == Again::No {
             return again;
         }
-        self.sent_again += 1;
+        match broken.how {
+            How::Unprocessed => self.unprocessed += 1,
+            How::OldConnection | How::UsedConnection | How::Failed | How::TooLate => self.sent_again += 1,
+        }
         endpoint.metrics.retries.inc();
         if again == Again::Anywhere {
             self.tried.pop();
@@ -242,6 +277,8 @@ mod tests {
             (M::Other, B::Kept, H::Failed, 1, true, A::No),
             (M::Idempotent, B::Kept, H::OldConnection, 1, false, A::Anywhere),
             (M::Other, B::Kept, H::OldConnection, 1, true, A::No),
+            (M::Idempotent, B::Kept, H::UsedConnection, 1, false, A::Anywhere),
+            (M::Other, B::Kept, H::UsedConnection, 1, true, A::No),
             (M::Other, B::Kept, H::Unprocessed, 1, false, A::Anywhere),
             (M::Other, B::Gone, H::Unprocessed, 1, true, A::No),
             (M::Other, B::Kept, H::Unprocessed, 0, true, A::No),

@@ -14,11 +14,12 @@ use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result, RetryType};
 
-use super::attempt::{Again, Attempts, Body, Broken, How, Method};
+use super::attempt::{Again, Attempts, Body, Broken, How, Method, Unconnected};
 use super::awaited::{Awaited, Rang, Waits, Watch};
 use super::balance::{Endpoint, NoneLeft};
 use super::context::{Admitted, Context};
 use super::failure::{kind_of, reason_of};
+use super::peer::Company;
 use super::reach::Hold;
 use crate::route::upstream::app::{Balance, HostHeader, Timeouts, Version};
 use crate::route::upstream::balance::Key;
@@ -62,23 +63,29 @@ pub(super) fn peer(
         let why = "a WebSocket cannot be forwarded in HTTP/2; give its path a route that speaks HTTP/1.1";
         return no(UpstreamFault::WebSocketOverHttp2, ErrorType::ConnectError, why);
     }
-    Ok(endpoint.template.peer(timeouts, awaited))
+    let company = if request.method.is_idempotent() { Company::Shared } else { Company::Alone };
+    Ok(endpoint.template.peer(timeouts, awaited, company))
 }
 
 /// Watches over the connection, where Pingora's own limits do not say all.
 pub(super) fn watch(
     attempts: &mut Attempts,
     timeouts: &Timeouts,
-    request: &RequestHeader,
+    session: &mut Session,
     digest: Option<&Digest>,
 ) -> Result<()> {
-    let waits = Waits::of(timeouts, Awaited::by(&request.headers));
+    let waits = Waits::of(timeouts, Awaited::by(&session.req_header().headers));
     if waits.is_watched() {
         let hold = digest.and_then(Hold::of).ok_or_else(|| {
             Error::explain(ErrorType::InternalError, "a connection that nobody has a hold on")
         })?;
         let end_by = attempts.end_by(&waits);
         attempts.watch(Watch::over(hold, waits.header, end_by));
+        let session = session.as_mut();
+        if session.is_body_empty() || session.is_body_done() {
+            // Nothing is left to be said, and in HTTP/2 no phase says so.
+            attempts.asked();
+        }
     }
     Ok(())
 }
@@ -107,7 +114,10 @@ pub(super) fn close_afterwards(request: &mut RequestHeader, timeouts: &Timeouts)
 /// The upstream took no connection: another one may.
 pub(super) fn not_connected(context: &mut Context, mut error: Box<Error>) -> Box<Error> {
     failed(context, kind_of(&error, false));
-    error.set_retry(context.attempts.not_connected() != Again::No);
+    // In HTTP/2 Pingora finds out only when it begins a request on it.
+    let over = error.etype() == &ErrorType::H2Error;
+    let how = if over { Unconnected::Over } else { Unconnected::Refused };
+    error.set_retry(context.attempts.not_connected(how) != Again::No);
     error
 }
 
@@ -143,6 +153,13 @@ pub(super) fn broken(
         _ if matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout) => How::TooLate,
         RetryType::Decided(true) => How::Unprocessed,
         RetryType::ReusedOnly if reused => How::OldConnection,
+        // Pingora says it of reads only. In HTTP/2, where even a new connection is others' as well, one that is being
+        // closed shows first where a body is sent.
+        RetryType::Decided(false)
+            if kind == UpstreamFault::Closed && (reused || error.etype() == &ErrorType::H2Error) =>
+        {
+            How::UsedConnection
+        }
         RetryType::ReusedOnly | RetryType::Decided(false) => How::Failed,
     };
     let idempotent = session.req_header().method.is_idempotent();

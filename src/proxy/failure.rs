@@ -52,17 +52,22 @@ pub(super) fn kind_of(error: &Error, answered: bool) -> UpstreamFault {
         ErrorType::ReadTimedout if answered => UpstreamFault::IdleTimeout,
         ErrorType::ReadTimedout => UpstreamFault::HeaderTimeout,
         ErrorType::WriteTimedout => UpstreamFault::WriteTimeout,
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => UpstreamFault::Closed,
-        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
-            UpstreamFault::Garbage
+        // In HTTP/2 a stream that is reset, or a connection that says that it is over.
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error => {
+            UpstreamFault::Closed
         }
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::InvalidH2 => UpstreamFault::Garbage,
         _ => UpstreamFault::Other,
     }
 }
 
-/// What Pingora says about it, without the raw buffers that its messages may carry.
+/// What Pingora says about it, and what is at the bottom of it, without the raw buffers that its messages may carry.
 pub(super) fn reason_of(error: &Error) -> String {
+    let safe = |text: &str| text.split("buf:").next().unwrap_or("").trim().to_owned();
     let context = error.context.as_ref().map_or("", |context| context.as_str());
-    let safe = context.split("buf:").next().unwrap_or("").trim();
-    format!("{} {safe}", error.etype().as_str()).trim().to_owned()
+    let said = format!("{} {}", error.etype().as_str(), safe(context)).trim().to_owned();
+    match &error.cause {
+        None => said,
+        Some(_) => format!("{said}: {}", safe(&error.root_cause().to_string())),
+    }
 }

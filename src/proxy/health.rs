@@ -15,6 +15,7 @@ use pingora::{Error, ErrorType, Result};
 use super::awaited::Awaited;
 use super::balance::Endpoint;
 use super::failure::reason_of;
+use super::peer::Company;
 use super::reach::{Purpose, Reach};
 use crate::route::upstream::app::{HealthCheck, Probe, Timeouts};
 use crate::route::upstream::condition::Outcome;
@@ -76,7 +77,7 @@ async fn once(endpoint: &Endpoint, check: &HealthCheck, prober: &Prober) -> Resu
 }
 
 async fn connects(endpoint: &Endpoint) -> Result<()> {
-    let peer = endpoint.template.peer(&Timeouts::default(), Awaited::Answer);
+    let peer = endpoint.template.peer(&Timeouts::default(), Awaited::Answer, Company::Alone);
     Reach { purpose: Purpose::Requests }.connect(peer.address()).await.map(drop)
 }
 
@@ -88,7 +89,7 @@ async fn status(
     prober: &Prober,
 ) -> Result<u16> {
     let timeouts = Timeouts { connect: patience, header: patience, idle: patience, ..Timeouts::default() };
-    let peer = endpoint.template.peer(&timeouts, Awaited::Answer);
+    let peer = endpoint.template.peer(&timeouts, Awaited::Answer, Company::Alone);
     let (mut session, _) = prober.connector().get_http_session(&peer).await?;
     session.set_read_timeout(Some(patience));
     session.set_write_timeout(Some(patience));

@@ -39,6 +39,16 @@ impl std::fmt::Display for Spot {
     }
 }
 
+/// Whether an HTTP/2 connection is shared with other requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Company {
+    /// With up to a hundred.
+    Shared,
+    /// With nobody: for what must not be sent twice. An app that closes a connection while others begin requests on
+    /// it does not always say which of them it has not looked at.
+    Alone,
+}
+
 /// A peer without what one request or route says.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
@@ -92,7 +102,7 @@ impl Template {
     }
 
     /// For one request.
-    pub(super) fn peer(&self, timeouts: &Timeouts, awaited: Awaited) -> HttpPeer {
+    pub(super) fn peer(&self, timeouts: &Timeouts, awaited: Awaited, company: Company) -> HttpPeer {
         let waits = Waits::of(timeouts, awaited);
         let mut peer = self.peer.clone();
         let options = &mut peer.options;
@@ -110,7 +120,8 @@ impl Template {
         options.set_http_version(most, least);
         // What an alarm may end, nobody else is on. In HTTP/1.1 nobody ever is, and a difference would only keep
         // connections apart.
-        options.max_h2_streams = if waits.is_watched() || most == 1 { 1 } else { STREAMS };
+        let alone = company == Company::Alone || waits.is_watched() || most == 1;
+        options.max_h2_streams = if alone { 1 } else { STREAMS };
         let reach: Arc<dyn L4Connect + Send + Sync> = match awaited {
             Awaited::Tunnel => {
                 // Kept apart from the others, which are no such connections.
@@ -157,7 +168,7 @@ mod tests {
             ("https://[::1]:8443", true, "::1", (2, 1)),
             ("h2c://app", false, "", (2, 2)),
         ] {
-            let peer = template(&target(text)?)?.peer(&timeouts, Awaited::Answer);
+            let peer = template(&target(text)?)?.peer(&timeouts, Awaited::Answer, Company::Shared);
             assert_eq!((peer.tls(), peer.sni()), (tls, name), "{text}");
             assert!(!peer.tls() || !peer.sni().is_empty(), "{text}");
             assert!(peer.verify_cert() && peer.verify_hostname(), "{text}");
@@ -176,8 +187,10 @@ mod tests {
     #[test]
     fn a_stream_has_its_connection_to_itself_and_a_tunnel_is_never_http_2() -> Outcome {
         let template = template(&target("https://app")?)?;
-        let peer = |awaited| template.peer(&Timeouts::default(), awaited);
+        let peer = |awaited| template.peer(&Timeouts::default(), awaited, Company::Shared);
         assert_eq!(peer(Awaited::Answer).options.max_h2_streams, STREAMS);
+        let post = template.peer(&Timeouts::default(), Awaited::Answer, Company::Alone);
+        assert_eq!(post.options.max_h2_streams, 1);
         let stream = peer(Awaited::Stream);
         assert_eq!((stream.options.max_h2_streams, stream.options.read_timeout), (1, None));
         let tunnel = peer(Awaited::Tunnel);
@@ -195,7 +208,7 @@ mod tests {
         let authorities: Arc<[Vec<u8>]> = vouching(&files.write("ca.pem", &pem)?)?.into();
         let own = Target { tls: Tls { authorities: Some(authorities), ..Tls::default() }, ..plain.clone() };
         let hash = |target: &Target| -> Outcome<u64> {
-            Ok(template(target)?.peer(&Timeouts::default(), Awaited::Answer).reuse_hash())
+            Ok(template(target)?.peer(&Timeouts::default(), Awaited::Answer, Company::Shared).reuse_hash())
         };
         assert_eq!(hash(&plain)?, hash(&target("https://app")?)?);
         assert_ne!(hash(&plain)?, hash(&own)?);

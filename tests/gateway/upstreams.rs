@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -527,6 +528,89 @@ async fn http_2_without_tls_is_spoken_where_the_url_says_so() -> Checked {
         .headers(&[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]);
     send(&socket).await?.expect(502)?;
     setup.gateway.logged("websocket_over_http2").await?;
+    Ok(())
+}
+
+/// nginx closes each connection after three requests, while others begin on it. What may be repeated gets through;
+/// nothing else is done twice.
+#[tokio::test]
+async fn an_app_may_close_its_http_2_connections_at_any_time() -> Checked {
+    let nginx = Nginx::start(
+        "keepalive_requests 3; server { listen @ADDRESS@ http2; location / { return 200 \"$connection\"; } }",
+    )
+    .await?;
+    let setup = Setup::with(app(&format!("upstream: \"h2c://{}\", retries: 5", nginx.address()))).await?;
+    let mut sending: JoinSet<Checked<usize>> = JoinSet::new();
+    for method in ["POST", "POST", "PUT", "PUT", "GET", "DELETE"] {
+        let request = Request::new(method, &setup.url("/app"));
+        let request = if method == "GET" { request } else { request.body("x") };
+        sending.spawn(async move {
+            let mut posted = 0;
+            for _ in 0..10 {
+                match send(&request).await? {
+                    answer if method != "POST" => answer.expect(200).map(drop)?,
+                    answer => posted += usize::from(answer.status == 200),
+                }
+            }
+            Ok(posted)
+        });
+    }
+    let mut posted = 0;
+    while let Some(sent) = sending.join_next().await {
+        posted += sent??;
+    }
+    let done = nginx.log()?.iter().filter(|line| line.starts_with("POST")).count();
+    assert!(done == posted && posted > 15, "{done} done, {posted} answered");
+    Ok(())
+}
+
+/// One that hangs takes the time of nobody else.
+#[tokio::test]
+async fn an_answer_that_does_not_begin_is_a_504_over_http_2_too() -> Checked {
+    let rude = Rude::start(Manner::Stalls).await?;
+    let nginx = Nginx::start(&format!(
+        "server {{ listen @ADDRESS@ http2; location /app/slow {{ proxy_pass {}; }} location / {{ return 200 ok; }} }}",
+        rude.url()
+    ))
+    .await?;
+    let keys = format!("upstream: \"h2c://{}\", upstream_timeouts: {{ header: 500ms }}", nginx.address());
+    let setup = Setup::with(app(&keys)).await?;
+    assert_eq!(says(&setup, "/app/quick").await?, "ok");
+    let slow = Request::get(&setup.url("/app/slow"));
+    for request in [slow.clone(), slow.headers(&[EVENTS])] {
+        let (slow, quick) = tokio::join!(send(&request), get(&setup, "/app/quick"));
+        slow?.expect(504)?;
+        quick?.expect(200)?;
+    }
+    Ok(())
+}
+
+/// A visitor of HTTP/2 who is signed in: the stream is one that can be ended from outside, and is read again.
+#[tokio::test]
+async fn a_request_over_http_2_is_sent_again_with_its_body() -> Checked {
+    let (rude, good) = (Rude::start(Manner::Closes).await?, Upstream::start().await?);
+    let config = Config::default().top("listen: [{ address: $LISTEN, h2c: true }]").route(&format!(
+        "name: app, path: /app, access: signed-in, ejection: {{ after: 0 }}, upstreams: [\"{}\", \"{}\"]",
+        rude.url(),
+        good.url()
+    ));
+    let setup = Setup::with(config).await?;
+    let browser = setup.signed_in("ben").await?;
+    let cookie = browser.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
+    for number in 1..5 {
+        let (url, cookie) = (setup.url("/app"), format!("Cookie: {cookie}"));
+        let output = tokio::task::spawn_blocking(move || {
+            Command::new("curl")
+                .args(["--silent", "--noproxy", "*", "--max-time", "30", "--http2-prior-knowledge"])
+                .args(["--request", "PUT", "--data", "once more", "--header", &cookie, &url])
+                .output()
+        });
+        let output = output.await?.map_err(|error| format!("curl: {error}; install the package curl"))?;
+        let echo: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(echo["body"], "once more");
+        assert_eq!(good.received().len(), number);
+    }
+    assert!(rude.heard() >= 2, "{}", rude.heard());
     Ok(())
 }
 
