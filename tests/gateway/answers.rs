@@ -239,6 +239,8 @@ async fn files_are_served_with_what_a_browser_needs_to_know() -> Checked {
         ("/.well-known/security.txt", "text/plain; charset=utf-8", "Contact: x"),
         ("/inside.txt", "text/plain; charset=utf-8", "0123456789"),
         ("/inside/plain.txt", "text/plain; charset=utf-8", "0123456789"),
+        // Whoever made the link meant it: Kubernetes mounts whole folders so.
+        ("/hidden-by-link.txt", "text/plain; charset=utf-8", "SECRET=1"),
         ("/spa/docs/", "text/html; charset=utf-8", "<p>é"),
     ] {
         for method in ["GET", "HEAD"] {
