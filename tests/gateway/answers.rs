@@ -869,6 +869,20 @@ async fn a_body_in_chunks_is_counted_while_it_streams() -> Checked {
 }
 
 #[tokio::test]
+async fn a_body_that_is_sent_again_is_counted_anew() -> Checked {
+    let blunt = Blunt::start().await?;
+    blunt.answers_and_closes("");
+    let upstreams = format!("upstreams: [\"http://{}\", $UPSTREAM]", blunt.address());
+    let setup = Setup::with(Config::default().route(&format!("{LIMITED}, {upstreams}, retries: 2"))).await?;
+    for round in 0..4 {
+        let response = send(&Request::new("PUT", &setup.url("/short")).body("x".repeat(600))).await?;
+        assert_eq!(response.expect(200)?.json()?["body"].as_str().map(str::len), Some(600), "{round}");
+    }
+    assert!(!blunt.heard().is_empty(), "nothing was sent again");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_answer_that_has_begun_is_cut_when_the_body_grows_too_long() -> Checked {
     let blunt = Blunt::start().await?;
     blunt.answers("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
