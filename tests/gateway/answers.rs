@@ -610,6 +610,24 @@ async fn a_file_that_shrinks_while_it_is_sent_is_no_whole_answer() -> Checked {
 }
 
 #[tokio::test]
+async fn a_file_that_grows_while_it_is_sent_is_as_long_as_was_said() -> Checked {
+    const LENGTH: usize = 24 * 1024 * 1024;
+    let site = Site::new()?;
+    let file = fs::File::create(site.root().join("growing.bin"))?;
+    file.set_len(LENGTH as u64)?;
+    let setup = Setup::with(site.config()).await?;
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    wire.send(&lasting("GET", &setup.url("/growing.bin")).bytes()).await?;
+    assert_eq!(wire.head().await?.expect(200)?.header("content-length"), Some(LENGTH.to_string().as_str()));
+    wire.exactly(1024).await?;
+    file.set_len(2 * LENGTH as u64)?;
+    wire.exactly(LENGTH - 1024).await?;
+    let next = exchange(&mut wire, &lasting("GET", &setup.url("/docs/plain.txt"))).await?;
+    assert_eq!(next.expect(200)?.text(), "0123456789");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_folder_can_be_changed_for_another_release_at_once() -> Checked {
     let folder = tempfile::tempdir()?;
     for release in ["one", "two"] {
@@ -633,8 +651,9 @@ async fn a_folder_can_be_changed_for_another_release_at_once() -> Checked {
 async fn files_and_refusals_go_over_http2_as_well() -> Checked {
     let site = Site::new()?;
     let config = site.config().top("listen: [{ address: $LISTEN, h2c: true }]");
-    let config =
-        config.route("name: short, path: /short, access: public, upstream: $UPSTREAM, body_limit: 10B");
+    let config = config
+        .route("name: short, path: /short, access: public, upstream: $UPSTREAM, body_limit: 10B")
+        .route("name: api, path: /api, teams: [acme], upstream: $UPSTREAM, cors_preflight: pass");
     let setup = Setup::with(config).await?;
     let url = setup.url("/docs/plain.txt");
     let status = ["--http2-prior-knowledge", "--write-out", " %{http_code} %{http_version}"];
@@ -655,6 +674,20 @@ async fn files_and_refusals_go_over_http2_as_well() -> Checked {
         asked(vec!["--header".into(), "Content-Length:".into(), "--data-binary".into(), body, short]).await?;
     assert!(refused.ends_with(" 413 2"), "{refused}");
     assert!(setup.upstream.received().iter().all(|request| request.body.len() <= 10));
+    // A preflight has no body, announced or not.
+    let preflight = |more: &[&str]| {
+        let fixed = ["--request", "OPTIONS", "--header", "Origin: https://a.example", "--header"];
+        let api = setup.url("/api");
+        let all = [&fixed[..], &["Access-Control-Request-Method: PUT"], more, &[api.as_str()]].concat();
+        all.iter().map(ToString::to_string).collect::<Vec<String>>()
+    };
+    let passed = asked(preflight(&[])).await?;
+    assert!(passed.ends_with(" 200 2"), "{passed}");
+    let refused = asked(preflight(&["--header", "Content-Length:", "--data", "x"])).await?;
+    assert!(refused.ends_with(" 413 2"), "{refused}");
+    let refused = asked(preflight(&["--data", "x"])).await?;
+    assert!(refused.ends_with(" 401 2"), "{refused}");
+    assert!(setup.upstream.received_at("/api").iter().all(|request| request.body.is_empty()));
     Ok(())
 }
 
