@@ -20,6 +20,7 @@ pub mod value;
 mod words;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use check::Checked;
@@ -31,7 +32,7 @@ use places::Places;
 use problem::{Place, Problem, Problems};
 
 use crate::clock::Timestamp;
-use crate::listener::certificates::{Certificate, ClientCa};
+use crate::listener::certificates::{self, Certificate, ClientCa, Identity};
 
 /// Reads the file at `path`, and what it points to. `now` tells which certificates have expired.
 ///
@@ -49,10 +50,22 @@ pub fn load(path: &Path, lookup: Lookup<'_>, now: Timestamp) -> Result<Compiled,
     let folder = path.parent().unwrap_or(Path::new(""));
     let around = Surroundings {
         folder,
+        is_folder: &|path| fs::read_dir(path).is_ok(),
+        read_file: &|path, most| {
+            // A pipe would keep the start waiting.
+            if !fs::metadata(path)?.is_file() {
+                return Err(std::io::Error::other("it is no file"));
+            }
+            let mut bytes = Vec::new();
+            fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        },
         now,
         read_secret: &secret_text::read,
         read_certificate: &Certificate::read,
         read_client_ca: &ClientCa::read,
+        read_vouching: &certificates::vouching,
+        read_identity: &Identity::read,
     };
     let outcome = compile(&file, draft, &around);
     outcome.compiled.ok_or_else(|| Problems::new(file, outcome.problems, names))

@@ -6,6 +6,7 @@
 mod support;
 
 mod admin;
+mod answers;
 mod authorization;
 mod commands;
 mod domains;
@@ -24,6 +25,7 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod requery;
+mod rewriting;
 mod sessions;
 mod spoofing;
 mod streaming;
