@@ -415,7 +415,7 @@ async fn event_streams_polls_downloads_and_uploads_end_before_their_end() -> Che
     let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
     assert_eq!((of("events"), of("stream")), (1, 5), "{records:?}");
     eventually("their access lines say why", async || {
-        Ok(setup.gateway.access().iter().filter(|line| line["reason"] == "signed out").count() == 5)
+        Ok(setup.gateway.access().iter().filter(|line| line["reason"] == "signed out").count() == 6)
     })
     .await
 }
