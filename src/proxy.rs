@@ -2,13 +2,16 @@
 //!
 //! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
 //!
-//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], [`answer`]) or forwarded
 //! ([`upstream`]).
 
+mod answer;
 pub mod attempt;
 pub mod awaited;
 pub mod balance;
+mod body;
 pub mod context;
+mod edit;
 mod exchange;
 pub mod facts;
 mod failure;
@@ -45,22 +48,24 @@ use tokio::runtime::Handle;
 
 use self::attempt::{Attempts, ServerError};
 use self::balance::Pools;
+use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
+use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::patience::{Patience, Stalled, be_patient};
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
-use self::upstream::dress;
+use self::upstream::{Changes, Credentials, dress};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
-use crate::gate::{Pass, Verdict, Who};
+use crate::gate::{By, Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
 use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
-use crate::route::destination::Destination;
+use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
@@ -104,7 +109,7 @@ impl Proxy {
         answer: Response<Bytes>,
     ) -> Result<bool> {
         context.stage = Stage::Answered(Box::new(answered));
-        own::write(session, answer).await?;
+        own::write(session, answer, Afterwards::GoOn).await?;
         Ok(true)
     }
 
@@ -117,8 +122,15 @@ impl Proxy {
         pass: Pass,
     ) -> Result<bool> {
         let snapshot = context.snapshot.clone();
+        let route = pass.route().clone();
+        let rewritten = match route.rewrite.apply(&reading.target, route.allow_in_path) {
+            Ok(rewritten) => rewritten,
+            Err(unfit) => return self.unfit(session, context, reading, &pass, unfit).await,
+        };
         let outgoing = match pass.who() {
             None => None,
+            // Nobody is told of whom.
+            _ if route.destination.app().is_none() => None,
             Some(Who { session: live, known }) => {
                 let audience = snapshot.audience(pass.route(), &reading.arrival.host);
                 let occasion = Occasion {
@@ -144,14 +156,60 @@ impl Proxy {
                 }
             }
         };
+        // Of a preflight the app gets nothing but its head.
+        let limit = if pass.by() == By::Preflight { Some(0) } else { route.body_limit };
+        context.body = Meter::new(limit);
+        let too_long = context.body.announced(&session.req_header().headers).is_err();
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
+        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
+        if too_long {
+            let page = self.too_large(session, context);
+            own::write(session, page, Afterwards::GoOn).await?;
+            return Ok(true);
+        }
+        if route.destination.app().is_none() {
+            let admitted = context.stage.admitted().map_err(closed)?;
+            answer::write(session, &snapshot, admitted, &context.conversation, &self.telemetry).await?;
+            return Ok(true);
+        }
         if session.is_upgrade_req() {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
-        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
-        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
-        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
+    }
+
+    /// Refuses a request whose path became one that no app is sent.
+    async fn unfit(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reading: Reading,
+        pass: &Pass,
+        unfit: Unfit,
+    ) -> Result<bool> {
+        let (arrival, route) = (reading.arrival, &*pass.route().name);
+        tracing::warn!(request_id = &*arrival.request_id, route, "a path was not forwarded: {unfit}");
+        let common = pages::common(&context.snapshot, &arrival);
+        let page = render::bad_request(&common, &unfit.0.to_string(), request_shape(session));
+        let answered = Answered {
+            route: Some(route.into()),
+            reason: Some(unfit.to_string().into()),
+            account: pass.who().map(|who| who.session.account.id()),
+            ..Answered::of(arrival, Decision::BadRequest)
+        };
+        self.answer(session, context, answered, page).await
+    }
+
+    /// The answer to a body that is longer than the route takes.
+    fn too_large(&self, session: &Session, context: &Context) -> Response<Bytes> {
+        match context.stage.arrival() {
+            Some(arrival) => {
+                render::too_large(&pages::common(&context.snapshot, arrival), request_shape(session))
+            }
+            None => Response::default(),
+        }
     }
 
     async fn refuse(
@@ -254,6 +312,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
+            asked: context.attempts.endpoint().map(|endpoint| &*endpoint.label),
             upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
@@ -262,6 +321,7 @@ impl Proxy {
 /// By which rule, as the log says it.
 fn grounds(admitted: &Admitted) -> String {
     match admitted.pass.decision() {
+        _ if admitted.pass.by() == By::Preflight => "it is a CORS preflight".to_owned(),
         PolicyDecision::Allow(grounds) => grounds.to_string(),
         // Deciding is pure; on the same values it does not change its mind.
         _ => String::new(),
@@ -291,6 +351,15 @@ fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
 }
 
+/// The body is longer than the route takes: no fault of the app's.
+fn too_long(error: TooLong) -> Box<Error> {
+    Error::because(ErrorType::HTTPStatus(413), "the request's body", error).into_down()
+}
+
+fn is_too_long(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::HTTPStatus(413)) && error.esource() == &ErrorSource::Downstream
+}
+
 fn request_shape(session: &Session) -> crate::facts::Shape {
     let header = session.req_header();
     shape(&header.method, &header.headers)
@@ -313,6 +382,7 @@ impl ProxyHttp for Proxy {
             stage: Stage::Arrived,
             gate: None,
             first_byte: None,
+            body: Meter::default(),
             upstream_error: None,
             stalled: None,
             interim: 0,
@@ -348,12 +418,13 @@ impl ProxyHttp for Proxy {
         let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
-                // Where its end is in doubt, so is the beginning of the next one.
-                session.set_keepalive(None);
                 let page = own::unreadable(session, &snapshot, &arrival, &unreadable);
                 let mut answered = Answered::of(*arrival, Decision::BadRequest);
                 answered.reason = Some(unreadable.to_string().into());
-                return self.answer(session, context, answered, page).await;
+                context.stage = Stage::Answered(Box::new(answered));
+                // Where its end is in doubt, so is the beginning of the next one.
+                own::write(session, page, Afterwards::Doubt).await?;
+                return Ok(true);
             }
         };
         if let Some((decision, answer)) =
@@ -383,7 +454,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         let key = exchange::key(app.balance, admitted);
         let endpoint = context.attempts.next(&self.pools, app, key).await;
         match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
@@ -405,7 +476,7 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
     }
 
@@ -437,36 +508,56 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.body.begin();
         let admitted = context.stage.admitted().map_err(closed)?;
         if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
             let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
             revocable(session.as_mut(), &context.conversation.line, patience);
         }
-        let Admitted { reading, outgoing, .. } = admitted;
-        // Exactly what was decided on, whatever was sent.
-        request.set_raw_path(reading.target.wire().as_bytes())?;
-        dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
+        let Admitted { reading, outgoing, pass, .. } = admitted;
+        // Exactly what was decided on, or what the route makes of it, whatever was sent.
+        request.set_raw_path(admitted.target().wire().as_bytes())?;
+        let changes = Changes {
+            edits: &pass.route().request_headers,
+            prefix: admitted.rewritten.as_ref().and(pass.route().rewrite.prefix()).map(Prefix::as_str),
+            credentials: match pass.by() {
+                By::Rule => Credentials::Pass,
+                By::Preflight => Credentials::Withhold,
+            },
+        };
+        let (edge, cookies) = (&context.snapshot.edge, &context.snapshot.gate.cookie);
+        let told = outgoing.as_ref().map_or(&[][..], |outgoing| &outgoing.headers);
+        dress(request, reading, edge, cookies, told, &changes)
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         exchange::close_afterwards(request, &app.timeouts)?;
         exchange::say_host(request, &app.host_header, &context.attempts)
     }
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         context: &mut Context,
     ) -> Result<()> {
-        if let (Some(_), Some(open)) = (body, &context.open) {
+        if let (Some(_), Some(open)) = (&body, &context.open) {
             open.heard();
         }
-        if context.answered {
-            // An app that answers without having read the body may take it for the next request on this connection,
-            // one that no gate has seen. So the connection ends here; the client has its answer.
-            return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
+        if let Some(chunk) = body {
+            if context.answered {
+                // An app that answers without having read the body may take it for the next request on this
+                // connection, one that no gate has seen. So the connection ends here; the client has its answer.
+                return Err(Error::explain(
+                    ErrorType::InternalError,
+                    "an answer before the end of the request",
+                ));
+            }
+            // What goes through a tunnel is no body.
+            if !session.was_upgraded() {
+                context.body.pass(chunk.len()).map_err(too_long)?;
+            }
         }
         if end {
             context.attempts.asked();
@@ -515,6 +606,7 @@ impl ProxyHttp for Proxy {
         context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        edit_response(response, &admitted.pass.route().response_headers);
         https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
@@ -578,12 +670,16 @@ impl ProxyHttp for Proxy {
             }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
+        if is_too_long(error) {
+            let page = self.too_large(session, context);
+            let _ = own::write(session, page, Afterwards::Close).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
+        }
         if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
             // The app is not to blame, and nobody need be warned: the access line says it.
             let common = pages::common(&context.snapshot, arrival);
             let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
-            session.set_keepalive(None);
-            let _ = own::write(session, page).await;
+            let _ = own::write(session, page, Afterwards::Doubt).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error, context.attempts.is_answered());
@@ -616,9 +712,8 @@ impl ProxyHttp for Proxy {
                 Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
             }
         };
-        session.set_keepalive(None);
         // The client may be gone by now; then there is nobody to tell.
-        let _ = own::write(session, page).await;
+        let _ = own::write(session, page, Afterwards::Close).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 

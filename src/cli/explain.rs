@@ -96,9 +96,17 @@ impl Explain {
             }
             _ => String::new(),
         };
+        let app = route.destination.app().map(ToString::to_string);
+        let leads = app.as_ref().map_or_else(String::new, |app| format!(" It leads to {app}."));
         self.answer(
-            &format!("{} {} → route `{}` (line {}). {sentence}.{fresh}", self.method, self.url, route.name, route.line),
-            &json!({ "route": route.name, "line": route.line, "decision": word(&decision), "explanation": sentence }),
+            &format!(
+                "{} {} → route `{}` (line {}). {sentence}.{fresh}{leads}",
+                self.method, self.url, route.name, route.line
+            ),
+            &json!({
+                "route": route.name, "line": route.line, "decision": word(&decision), "explanation": sentence,
+                "upstream": app,
+            }),
         )
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempts;
+use super::body::Meter;
 use super::facts::Reading;
 use super::patience::Stalled;
 use crate::assertion::Outgoing;
@@ -15,6 +16,8 @@ use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
 use crate::open::Entered;
+use crate::route::target::Target;
+use crate::route::upstream::app::App;
 use crate::snapshot::Snapshot;
 use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
@@ -33,6 +36,8 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How much of the request's body has gone to the app, and may.
+    pub body: Meter,
     /// How many interim answers the app gave.
     pub interim: usize,
     /// Whether the app's answer is here to its last byte.
@@ -87,6 +92,24 @@ pub struct Admitted {
     pub pass: Pass,
     /// What the app is told; `None` on public routes.
     pub outgoing: Option<Arc<Outgoing>>,
+    /// The target that the app is sent, where it is not the one that was asked for.
+    pub rewritten: Option<Target<'static>>,
+}
+
+impl Admitted {
+    /// The target that the app is sent.
+    pub fn target(&self) -> &Target<'static> {
+        self.rewritten.as_ref().unwrap_or(&self.reading.target)
+    }
+
+    /// The app that it goes to.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdmitted`] where its route answers itself: nothing is to be forwarded.
+    pub fn app(&self) -> Result<&Arc<App>, NotAdmitted> {
+        self.pass.route().destination.app().ok_or(NotAdmitted)
+    }
 }
 
 /// A request that the gateway answered.
