@@ -239,6 +239,8 @@ async fn files_are_served_with_what_a_browser_needs_to_know() -> Checked {
         ("/.well-known/security.txt", "text/plain; charset=utf-8", "Contact: x"),
         ("/inside.txt", "text/plain; charset=utf-8", "0123456789"),
         ("/inside/plain.txt", "text/plain; charset=utf-8", "0123456789"),
+        // Whoever made the link meant it: Kubernetes mounts whole folders so.
+        ("/hidden-by-link.txt", "text/plain; charset=utf-8", "SECRET=1"),
         ("/spa/docs/", "text/html; charset=utf-8", "<p>é"),
     ] {
         for method in ["GET", "HEAD"] {
@@ -864,6 +866,20 @@ async fn a_body_in_chunks_is_counted_while_it_streams() -> Checked {
             && line["upstream_error"].is_null()
     };
     eventually("it is in the access log", async || Ok(setup.gateway.access().iter().any(is_it))).await
+}
+
+#[tokio::test]
+async fn a_body_that_is_sent_again_is_counted_anew() -> Checked {
+    let blunt = Blunt::start().await?;
+    blunt.answers_and_closes("");
+    let upstreams = format!("upstreams: [\"http://{}\", $UPSTREAM]", blunt.address());
+    let setup = Setup::with(Config::default().route(&format!("{LIMITED}, {upstreams}, retries: 2"))).await?;
+    for round in 0..4 {
+        let response = send(&Request::new("PUT", &setup.url("/short")).body("x".repeat(600))).await?;
+        assert_eq!(response.expect(200)?.json()?["body"].as_str().map(str::len), Some(600), "{round}");
+    }
+    assert!(!blunt.heard().is_empty(), "nothing was sent again");
+    Ok(())
 }
 
 #[tokio::test]

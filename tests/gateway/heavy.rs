@@ -3,6 +3,8 @@
 //! With `TEAMGATE_HEAVY=1` the same at full size (2 GiB each way, minutes of streams and load):
 //! `TEAMGATE_HEAVY=1 cargo test --test gateway heavy:: -- --test-threads=1 --nocapture`.
 
+#![expect(clippy::print_stdout, reason = "what was measured is shown to whoever asks for it, with --nocapture")]
+
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
