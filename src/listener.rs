@@ -295,6 +295,7 @@ impl<A> Endpoint<A> {
             total: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
+            asked: None,
             upstream_error: None,
         });
     }
