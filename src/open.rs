@@ -233,6 +233,11 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.request.method
+    }
+
     /// It turns out to be something that stays open.
     pub fn becomes(&self, kind: Kind) {
         self.request.kind.store(kind as u8, Ordering::Relaxed);

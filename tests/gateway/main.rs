@@ -11,6 +11,8 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+mod grpc;
+mod heavy;
 mod http2;
 
 mod http2_limits;
