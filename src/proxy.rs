@@ -70,7 +70,7 @@ use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, UpstreamFault};
+use crate::telemetry::labels::Decision;
 
 /// How long a client that is still sending may go on to, once it has its answer.
 const LINGER: Duration = Duration::from_secs(2);
