@@ -7,10 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::{
-    Blunt, Browser, Checked, Config, Gateway, Request, Response, Setup, Wire, eventually, navigation, raw,
-    send,
+    Blunt, Browser, Checked, Config, Gateway, PATIENCE, Request, Response, Setup, Wire, eventually,
+    navigation, raw, send,
 };
 
 /// A request that leaves its connection open.
@@ -611,7 +614,7 @@ async fn a_file_that_shrinks_while_it_is_sent_is_no_whole_answer() -> Checked {
 
 #[tokio::test]
 async fn a_file_that_grows_while_it_is_sent_is_as_long_as_was_said() -> Checked {
-    const LENGTH: usize = 24 * 1024 * 1024;
+    const LENGTH: usize = 24 * 1024 * 1024 + 1;
     let site = Site::new()?;
     let file = fs::File::create(site.root().join("growing.bin"))?;
     file.set_len(LENGTH as u64)?;
@@ -999,7 +1002,17 @@ async fn an_early_answer_leaves_nothing_of_the_body_to_the_next_request() -> Che
 #[tokio::test]
 async fn who_is_still_sending_hears_why_not() -> Checked {
     let setup = Setup::with(Config::default().route(&format!("{LIMITED}, upstream: $UPSTREAM"))).await?;
-    for path in ["/short", "/wiki"] {
+    for (path, status) in [("/short", 413), ("/wiki", 401)] {
+        // A client that looks at what came back only once it has said everything.
+        let mut stream = TcpStream::connect(setup.gateway.address()).await?;
+        let request = lasting("POST", &setup.url(path)).body("x".repeat(32 * 1024 * 1024));
+        stream.write_all(&request.bytes()).await?;
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{path}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
+
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("upload");
         fs::File::create(&file)?.set_len(40 * 1024 * 1024)?;
@@ -1016,8 +1029,7 @@ async fn who_is_still_sending_hears_why_not() -> Checked {
             &setup.url(path),
         ])
         .await?;
-        let expected = if path == "/short" { "413" } else { "401" };
-        assert_eq!(String::from_utf8_lossy(&out), expected, "{path}");
+        assert_eq!(String::from_utf8_lossy(&out), status.to_string(), "{path}");
     }
     Ok(())
 }
