@@ -284,6 +284,7 @@ impl<A> Endpoint<A> {
             method: "",
             host: b"",
             path: b"",
+            asked: None,
             route: None,
             decision,
             grounds: None,
