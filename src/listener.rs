@@ -284,7 +284,6 @@ impl<A> Endpoint<A> {
             method: "",
             host: b"",
             path: b"",
-            asked: None,
             route: None,
             decision,
             grounds: None,
