@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
 //!
-//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], [`answer`]) or forwarded
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], `answer`) or forwarded
 //! ([`upstream`]).
 
 pub mod accounts;

@@ -1,6 +1,6 @@
 //! What is told of a request when it is over: metrics and one access line.
 //!
-//! Owns: [`Accounts`], [`Told`]; that nothing goes untold, not even a request that was dropped before its last hook.
+//! Owns: [`Accounts`], `Told`; that nothing goes untold, not even a request that was dropped before its last hook.
 //! Must not know: how a request is served.
 
 use std::time::Duration;
