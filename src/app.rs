@@ -125,7 +125,7 @@ impl App {
             compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
-        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
+        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy, clock.now())?;
         let ring = Arc::new(ring);
         let store =
             Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;

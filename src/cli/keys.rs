@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Failure, say};
+use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::keys::Keyring;
 
@@ -42,7 +43,7 @@ impl Keys {
         let input = |error: crate::keys::secret_file::Error| Failure::Input(error.to_string());
         match &self.command {
             Command::Generate { out } => {
-                Keyring::generate_file(out, &Entropy::system()).map_err(input)?;
+                Keyring::generate_file(out, &Entropy::system(), Clock::system().now()).map_err(input)?;
                 say(&format!("{}: one new key\n", out.display()))
             }
             Command::List(File { file }) => {
@@ -55,7 +56,7 @@ impl Keys {
                 say(&lines)
             }
             Command::Rotate(File { file }) => {
-                Keyring::add_key(file, &Entropy::system()).map_err(input)?;
+                Keyring::add_key(file, &Entropy::system(), Clock::system().now()).map_err(input)?;
                 say(&format!(
                     "{}: a new key on top. It seals from the next start on; delete old keys when the last session \
                      from before that start is over (session.lifetime)\n",

@@ -332,6 +332,8 @@ label! {
         SlugPins = "slug_pins",
         /// Remove what has expired.
         Sweep = "sweep",
+        /// Seal anew under a new key, or see what each key opens.
+        Renew = "renew",
     }
 }
 
