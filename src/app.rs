@@ -4,6 +4,7 @@
 //! Must not know: how any part works.
 
 mod assemble;
+mod secret;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use self::secret::Follower;
 use crate::admin::{self, Admin, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::compile::Compiled;
 use crate::directory::Directory;
 use crate::directory::requery::keep_young;
@@ -35,9 +37,10 @@ use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
 use crate::proxy::upstream::Resolver;
+use crate::session;
 use crate::snapshot::Current;
 use crate::store::{self, Store};
-use crate::telemetry::audit::Event;
+use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
 
@@ -301,7 +304,7 @@ impl App {
             self.clock.clone(),
             self.telemetry.clone(),
         );
-        self.runtime.spawn(every(Duration::from_secs(60), move || {
+        self.runtime.spawn(every(Duration::from_secs(10), move || {
             let (assertions, current, now, telemetry) =
                 (assertions.clone(), current.load_full(), clock.now(), telemetry.clone());
             async move {
@@ -326,17 +329,40 @@ impl App {
             std::future::ready(())
         }));
 
-        let (store, current, clock, telemetry) =
-            (self.store.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
-        self.runtime.spawn(every(Duration::from_secs(600), move || {
-            let (store, current, now, telemetry) =
-                (store.clone(), current.load_full(), clock.now(), telemetry.clone());
+        let sweeper = Sweeper {
+            live: self.services.live.clone(),
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(every(self.sweep_every(), move || {
+            let (sweeper, current, now) = (sweeper.clone(), current.load_full(), clock.now());
             async move {
-                if let Err(error) = store.sweep(now, &current.gate.session).await {
-                    telemetry.warn_limited("store", now, &error);
+                if let Err(error) = sweeper.sweep(&current.gate.session, now).await {
+                    sweeper.telemetry.warn_limited("store", now, &error);
                 }
             }
         }));
+
+        let mut follower = Follower::new(
+            &self.compiled.secret_file,
+            self.services.gate.keyring.clone(),
+            self.store.clone(),
+            self.telemetry.clone(),
+        );
+        let clock = self.clock.clone();
+        self.runtime.spawn(async move {
+            loop {
+                follower.step(clock.now()).await;
+                tokio::time::sleep(secret::LOOK_EVERY).await;
+            }
+        });
+    }
+
+    /// Often enough that what is over is gone soon after, measured by how soon things are over here.
+    fn sweep_every(&self) -> Duration {
+        self.compiled.session.idle.clamp(Duration::from_secs(2), Duration::from_secs(600))
     }
 
     /// What must be there for the gateway to serve.
@@ -377,6 +403,27 @@ impl App {
         if let Ok(listener) = self.admin.try_clone() {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
         }
+    }
+}
+
+/// Removes what is over from the store.
+#[derive(Clone)]
+struct Sweeper {
+    live: Live,
+    store: Store,
+    directory: Directory,
+    telemetry: Telemetry,
+}
+
+impl Sweeper {
+    /// Sessions first, and then the tokens of those who have none left.
+    async fn sweep(&self, settings: &session::Settings, now: Timestamp) -> Result<(), store::Error> {
+        // The store judges by the last use that it knows of.
+        self.live.tidy(settings, now).await?;
+        let swept = self.store.sweep(now, settings).await?;
+        self.telemetry.metrics.sessions_ended.of(EndReason::Expired).inc_by(swept.sessions as u64);
+        self.directory.forget_all_unused(now).await?;
+        Ok(())
     }
 }
 

@@ -5,9 +5,11 @@
 //!
 //! The map is a cache of the store: a session that is not in it is read once and stays while it is used.
 
+pub mod roster;
+
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use papaya::HashMap;
@@ -18,6 +20,7 @@ use crate::directory::{Account, Condition, Directory};
 use crate::identity::AccountId;
 use crate::session::{Record, SessionKey, Settings, Standing, standing};
 use crate::store::{self, Store};
+use crate::telemetry::audit::EndReason;
 
 /// One signed-in browser, in memory.
 pub struct LiveSession {
@@ -31,7 +34,7 @@ pub struct LiveSession {
     pub outgoing: assertion::Cache,
     used_at: AtomicU64,
     written_at: AtomicU64,
-    ended: AtomicBool,
+    ended: OnceLock<EndReason>,
 }
 
 impl LiveSession {
@@ -42,9 +45,14 @@ impl LiveSession {
 
     /// Whether it still counts.
     pub fn is_live(&self, settings: &Settings, now: Timestamp) -> bool {
-        !self.ended.load(Ordering::Acquire)
+        self.ended.get().is_none()
             && self.account.condition() != Condition::Ended
             && standing(&self.record, self.used_at(), settings, now) == Standing::Live
+    }
+
+    /// Why it was ended, if it was by itself; one that ended with its account, or by age, was not.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.ended.get().copied()
     }
 
     /// Notes that a request used it. Once a second is enough, and spares the cache line.
@@ -65,8 +73,8 @@ pub struct Live(Arc<Inner>);
 
 struct Inner {
     sessions: HashMap<SessionKey, Arc<LiveSession>>,
-    /// Ended a moment ago: a look-up that read the store just before must not bring them back.
-    ended: HashMap<SessionKey, Timestamp>,
+    /// Ended a moment ago, and why: a look-up that read the store just before must not bring them back.
+    ended: HashMap<SessionKey, (Timestamp, EndReason)>,
     store: Store,
     directory: Directory,
 }
@@ -148,23 +156,28 @@ impl Live {
         Ok(self.keep(key, record, account, now))
     }
 
-    /// Ends one session, at once.
+    /// Ends one session, at once. Whether it was there to be ended.
     ///
     /// # Errors
     ///
     /// When the store did not take it: the session is over in memory, but a restart would bring it back.
-    pub async fn end(&self, key: SessionKey, now: Timestamp) -> Result<(), store::Error> {
-        self.0.ended.pin().insert(key, now);
-        if let Some(session) = self.0.sessions.pin().get(&key) {
-            session.ended.store(true, Ordering::Release);
+    pub async fn end(&self, key: SessionKey, why: EndReason, now: Timestamp) -> Result<bool, store::Error> {
+        self.0.ended.pin().insert(key, (now, why));
+        let in_memory = self.0.sessions.pin().get(&key).cloned();
+        if let Some(session) = &in_memory {
+            // The first ending counts.
+            let _ = session.ended.set(why);
         }
-        let account = self.0.sessions.pin().get(&key).map(|session| session.record.account);
-        self.0.store.end_session(key).await?;
+        let account = match in_memory {
+            Some(session) => Some(session.record.account),
+            None => self.0.store.session(key).await?.map(|record| record.account),
+        };
+        let was_there = self.0.store.end_session(key).await?;
         self.0.sessions.pin().remove(&key);
         if let Some(account) = account {
             self.0.directory.forget_unused(account, now).await?;
         }
-        Ok(())
+        Ok(was_there)
     }
 
     /// The sessions of one account that are in memory or in the store, youngest first.
@@ -216,7 +229,7 @@ impl Live {
         if !used.is_empty() {
             self.0.store.touch_sessions(used.clone()).await?;
         }
-        self.0.ended.pin().retain(|_, ended_at| now.since(*ended_at) < TOMBSTONE);
+        self.0.ended.pin().retain(|_, (ended_at, _)| now.since(*ended_at) < TOMBSTONE);
         let sessions = self.0.sessions.pin();
         for (key, used_at) in used {
             if let Some(session) = sessions.get(&key) {
@@ -243,12 +256,12 @@ impl Live {
             record,
             account,
             outgoing: assertion::Cache::default(),
-            ended: AtomicBool::new(false),
+            ended: OnceLock::new(),
         });
         self.0.sessions.pin().insert(key, session.clone());
         // After the insertion: whichever of this and `end` comes second sees the other.
-        if self.0.ended.pin().contains_key(&key) {
-            session.ended.store(true, Ordering::Release);
+        if let Some((_, why)) = self.0.ended.pin().get(&key) {
+            let _ = session.ended.set(*why);
         }
         session.account.touch(now);
         session
@@ -281,7 +294,6 @@ mod tests {
     use crate::secret::Secret;
     use crate::store::Grant;
     use crate::telemetry::Telemetry;
-    use crate::telemetry::audit::EndReason;
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -361,7 +373,7 @@ mod tests {
         let place = Place::new()?;
         let (live, directory) = place.gateway()?;
         live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
-        live.end(KEY, at(1)).await?;
+        live.end(KEY, EndReason::SignedOut, at(1)).await?;
         assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
         assert!(live.find(KEY, &SETTINGS, at(1)).await?.is_none());
         let (other, _) = place.gateway()?;
@@ -375,10 +387,11 @@ mod tests {
         let (live, directory) = place.gateway()?;
         let account = ann(&directory).await?;
         let session = live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
-        live.end(KEY, at(1)).await?;
+        live.end(KEY, EndReason::SignedOut, at(1)).await?;
         // What `find` does when it had read the record before the end and keeps it after.
         let late = live.keep(KEY, session.record.clone(), account, at(1));
         assert!(!late.is_live(&SETTINGS, at(1)));
+        assert_eq!(late.end_reason(), Some(EndReason::SignedOut));
         assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
         Ok(())
     }
@@ -391,7 +404,7 @@ mod tests {
         let other_key = SessionKey([8; 32]);
         live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
         live.begin(other_key, account.clone(), Browser::default(), at(0)).await?;
-        directory.end(&account, EndReason::GrantWithdrawn).await;
+        assert_eq!(directory.end(&account, EndReason::GrantWithdrawn).await?, 2);
         for key in [KEY, other_key] {
             assert!(live.find(key, &SETTINGS, at(1)).await?.is_none());
         }

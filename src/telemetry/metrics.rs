@@ -14,8 +14,8 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CookieFault, Decision, Endpoint, Freshness, Labels, LogStream, One,
-    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    AssertionSource, CallOutcome, CookieFault, Decision, EndReason, Endpoint, Freshness, KeyReload, Labels,
+    LogStream, One, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -51,6 +51,8 @@ pub struct Metrics {
     pub sign_ins: Counters<SignInOutcome>,
     /// Sessions that count.
     pub sessions: IntGauge,
+    /// Ends of sessions.
+    pub sessions_ended: Counters<EndReason>,
 
     /// Memberships in memory, by age.
     pub memberships: Gauges<Freshness>,
@@ -79,6 +81,10 @@ pub struct Metrics {
     pub store_seconds: Histograms<StoreOperation>,
     /// Records that could not be read.
     pub corrupted_records: IntCounter,
+    /// What came of changes of the secret file.
+    pub key_reloads: Counters<KeyReload>,
+    /// 1 while the secret file is not the one in use.
+    pub secret_file_refused: IntGauge,
 
     /// Log lines that were dropped.
     pub log_lines_dropped: Counters<LogStream>,
@@ -166,6 +172,13 @@ impl Metrics {
             "A sudden fall is a mass sign-out: a lost secret file, a lost store, or a revocation.",
         )?;
 
+        let sessions_ended = t.counters(
+            "teamgate_sessions_ended_total",
+            "Sessions that ended.",
+            "`revoked` is an operator, and the audit log says who; many `grant_withdrawn` at once mean that the \
+             client was changed at Bitbucket.",
+        )?;
+
         t.section("Memberships");
         let memberships = t.gauges(
             "teamgate_memberships",
@@ -240,6 +253,17 @@ impl Metrics {
             "Anything above zero: a wrong secret file, a damaged disk, or somebody writing into the store.",
         )?;
 
+        let key_reloads = t.counters(
+            "teamgate_key_reloads_total",
+            "Changes of the secret file, by what came of them.",
+            "`refused`: the log says why, and the keys before it stay in use.",
+        )?;
+        let secret_file_refused = t.gauge(
+            "teamgate_secret_file_refused",
+            "1 while the secret file is not good and the keys before it stay in use, else 0.",
+            "At 1 the next start fails, or replicas come to differ: mend the file.",
+        )?;
+
         t.section("The gateway itself");
         let log_lines_dropped = t.counters(
             "teamgate_log_lines_dropped_total",
@@ -276,6 +300,7 @@ impl Metrics {
             sign_in_starts,
             sign_ins,
             sessions,
+            sessions_ended,
             memberships,
             oldest_membership,
             requeries,
@@ -288,6 +313,8 @@ impl Metrics {
             store_errors,
             store_seconds,
             corrupted_records,
+            key_reloads,
+            secret_file_refused,
             log_lines_dropped,
             config_info,
             config_routes,
