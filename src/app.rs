@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::secret::Follower;
-use crate::admin::{self, Admin, Probes};
+use crate::admin::{self, Admin, Api, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
 use crate::clock::{Clock, Timestamp};
@@ -394,11 +394,21 @@ impl App {
             metrics.corrupted_records.inc_by(spoiled);
         });
         let assertions = self.services.assertions.clone();
+        let api = Api {
+            live: self.services.live.clone(),
+            store: self.store.clone(),
+            assertions: assertions.clone(),
+            ring: self.services.gate.keyring.clone(),
+            current: self.current.clone(),
+            clock: self.clock.clone(),
+            telemetry: self.telemetry.clone(),
+        };
         let router = admin::router(Admin {
             settings: admin::Settings { token: self.compiled.admin.token.clone() },
             probes,
             metrics: self.telemetry.metrics.clone(),
             jwks: Box::new(move || assertions.jwks()),
+            api: Some(api),
         });
         if let Ok(listener) = self.admin.try_clone() {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
