@@ -22,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// The longest wait for an answer: ending everybody's sessions takes a while.
 const ANSWER: Duration = Duration::from_secs(300);
 /// The longest answer that is read, in bytes: pages are bounded.
-const LARGEST: u64 = 64 * 1024 * 1024;
+const LARGEST: usize = 64 * 1024 * 1024;
 
 /// Where the gateway's admin address is.
 #[derive(Args)]
@@ -85,12 +85,18 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 impl Gateway {
-    /// Asks, and gives the answer's JSON.
+    /// Asks, and gives the answer's JSON, which has the member `has`.
     ///
     /// # Errors
     ///
     /// 1 what the gateway says is wrong with the question, 3 that it does not answer or cannot do it.
-    pub(super) fn ask(&self, method: &str, path: &str, query: &[(&str, &str)]) -> Result<Value, Failure> {
+    pub(super) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        has: &str,
+    ) -> Result<Value, Failure> {
         let mut target = path.to_owned();
         if !query.is_empty() {
             target.push('?');
@@ -108,7 +114,8 @@ impl Gateway {
         };
         let (status, body) = parse(&answer).ok_or_else(strange)?;
         match status {
-            200..=299 => Ok(body),
+            200..=299 if !body[has].is_null() => Ok(body),
+            200..=299 => Err(strange()),
             401 if self.token.is_none() => Err(Failure::Input(format!(
                 "{}: it asks for a token; name its file with --token-file",
                 self.place()
@@ -157,9 +164,25 @@ impl Gateway {
         }
         stream.write_all(format!("{}Connection: close\r\n\r\n", head.expose()).as_bytes())?;
         let mut answer = Vec::new();
-        stream.take(LARGEST).read_to_end(&mut answer)?;
+        let mut part = [0; 16 * 1024];
+        // To the end of the connection, or of what the answer says is its length: not everything that answers on a
+        // mistaken address closes.
+        while !is_whole(&answer) && answer.len() < LARGEST {
+            match stream.read(&mut part)? {
+                0 => break,
+                read => answer.extend_from_slice(&part[..read]),
+            }
+        }
         Ok(answer)
     }
+}
+
+/// Whether the answer has a length and is that long.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_some_and(|length: usize| answer.len() >= (end + 4).saturating_add(length))
 }
 
 /// Status and JSON.
@@ -192,6 +215,19 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse(answer.as_bytes()).map(|(status, _)| status), expected, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_a_length_is_read_to_it() {
+        for (answer, whole) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}", false),
+            ("HTTP/1.1 200 OK\r\n\r\n{}", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whole(answer.as_bytes()), whole, "{answer:?}");
         }
     }
 

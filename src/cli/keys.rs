@@ -121,7 +121,7 @@ fn does(seals: bool) -> &'static str {
 }
 
 fn list_running(admin: &Admin, json: bool) -> Result<(), Failure> {
-    let keys = admin.gateway()?.ask("GET", "/api/keys", &[])?;
+    let keys = admin.gateway()?.ask("GET", "/api/keys", &[], "secret")?;
     if json {
         return say(&format!("{keys}\n"));
     }
@@ -169,7 +169,7 @@ impl Rotate {
         query.extend(self.now.then_some(("now", "true")));
         query.extend(by.as_deref().map(|by| ("by", by)));
         query.extend(self.why.as_deref().map(|why| ("why", why)));
-        let answer = self.admin.gateway()?.ask("POST", "/api/keys/signing", &query)?;
+        let answer = self.admin.gateway()?.ask("POST", "/api/keys/signing", &query, "signs")?;
         let newest = &answer["newest"];
         let (id, from) = (newest["id"].as_str().unwrap_or("–"), newest["signs_from"].as_str().unwrap_or("–"));
         match self.now {

@@ -138,13 +138,13 @@ impl List {
         query.extend(self.account.as_deref().map(|account| ("account", account)));
         query.extend(self.group.as_deref().map(|group| ("group", group)));
         query.extend(after.map(|after| ("after", after)));
-        gateway.ask("GET", "/api/sessions", &query)
+        gateway.ask("GET", "/api/sessions", &query, "sessions")
     }
 }
 
 impl Show {
     fn run(&self) -> Result<(), Failure> {
-        let session = self.admin.gateway()?.ask("GET", &path_of(&self.id)?, &[])?;
+        let session = self.admin.gateway()?.ask("GET", &path_of(&self.id)?, &[], "id")?;
         if self.json {
             return say(&format!("{session}\n"));
         }
@@ -190,7 +190,7 @@ impl Revoke {
             Some(id) => path_of(id)?,
             None => "/api/sessions".to_owned(),
         };
-        let ended = gateway.ask("DELETE", &path, &query)?;
+        let ended = gateway.ask("DELETE", &path, &query, "sessions")?;
         if self.json {
             return say(&format!("{ended}\n"));
         }

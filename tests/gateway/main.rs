@@ -10,6 +10,7 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+mod keys;
 mod login;
 mod outage;
 mod process;
