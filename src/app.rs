@@ -7,6 +7,7 @@ mod assemble;
 mod secret;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::admin::{self, Admin, Api, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
 use crate::clock::{Clock, Timestamp};
-use crate::config::compile::Compiled;
+use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
 use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
@@ -37,6 +38,7 @@ use crate::pages::{self, Services};
 use crate::proxy::Proxy;
 use crate::proxy::facts::RequestIds;
 use crate::proxy::upstream::Resolver;
+use crate::secret::Secret;
 use crate::session;
 use crate::snapshot::Current;
 use crate::store::{self, Store};
@@ -72,6 +74,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The file with the admin address's token.
+    #[error("{}: cannot be made ({source}); let the user that runs teamgate own its folder, or put a token there", file.display())]
+    AdminToken {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The server did not come up.
     #[error("the server did not come up; the lines before this one say why")]
     Down,
@@ -101,6 +111,7 @@ pub struct App {
     entropy: Entropy,
     listeners: Vec<Bound>,
     admin: TcpListener,
+    admin_token: Option<Arc<Secret<String>>>,
     health: Arc<Health>,
     under_way: Arc<AtomicUsize>,
 }
@@ -128,6 +139,8 @@ impl App {
             compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
+        let admin_token =
+            compiled.admin.token.as_ref().map(|token| admin_token(token, &entropy)).transpose()?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy, clock.now())?;
         let ring = Arc::new(ring);
         let store =
@@ -173,6 +186,7 @@ impl App {
             entropy,
             listeners,
             admin,
+            admin_token,
             health: Arc::new(Health::default()),
             under_way,
         })
@@ -404,7 +418,7 @@ impl App {
             telemetry: self.telemetry.clone(),
         };
         let router = admin::router(Admin {
-            settings: admin::Settings { token: self.compiled.admin.token.clone() },
+            settings: admin::Settings { token: self.admin_token.clone() },
             probes,
             metrics: self.telemetry.metrics.clone(),
             jwks: Box::new(move || assertions.jwks()),
@@ -487,6 +501,28 @@ impl ShutdownSignalWatch for Signals {
 fn listen(address: SocketAddr) -> Result<Bound, Error> {
     let listen = Listen { address, h2c: H2c::Unknown };
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
+}
+
+/// The token that operators show, made where there is none yet.
+fn admin_token(token: &Token, entropy: &Entropy) -> Result<Arc<Secret<String>>, Error> {
+    let file = match token {
+        Token::Known(token) => return Ok(token.clone()),
+        Token::ToBeMade(file) => file,
+    };
+    let fault = |source| Error::AdminToken { file: file.clone(), source };
+    let made = Secret::new(entropy.token::<32>());
+    match secret_text::create(file, &made, entropy) {
+        Ok(()) => {
+            tracing::info!(file = %file.display(), "the admin address has a new token");
+            Ok(Arc::new(made))
+        }
+        // Another process made it a moment ago.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let read = secret_text::read(file).map_err(|error| fault(std::io::Error::other(error)))?;
+            Ok(Arc::new(read.secret))
+        }
+        Err(error) => Err(fault(error)),
+    }
 }
 
 /// Takes an address for operators.

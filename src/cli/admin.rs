@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{ConfigFile, Failure};
 use crate::config;
-use crate::config::compile::secret_text;
+use crate::config::compile::{Token, secret_text};
 use crate::secret::Secret;
 
 /// The longest wait for a connection.
@@ -69,7 +69,16 @@ impl Admin {
         let admin = admin.map_err(Failure::Config)?.admin;
         let url = format!("http://{}", reachable(admin.address)).parse();
         let url = url.map_err(|_| Failure::Input(format!("{}: no address", admin.address)))?;
-        let token = admin.token.map(|token| Secret::new(token.expose().clone()));
+        let token = match admin.token {
+            None => None,
+            Some(Token::Known(token)) => Some(Secret::new(token.expose().clone())),
+            Some(Token::ToBeMade(file)) => {
+                let file = file.display();
+                return Err(Failure::Input(format!(
+                    "`{file}` does not exist; the gateway makes it when it starts"
+                )));
+            }
+        };
         Ok(Gateway { url, token })
     }
 }

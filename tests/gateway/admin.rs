@@ -308,6 +308,37 @@ async fn with_a_token_only_those_who_have_it_learn_anything() -> Checked {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_token_that_is_not_there_is_made_for_its_owner_alone() -> Checked {
+    let mut setup =
+        Setup::with(Config::default().top("admin: { address: $ADMIN, token_file: admin.token }")).await?;
+    let file = setup.gateway.folder().join("admin.token");
+    let token = std::fs::read_to_string(&file)?.trim().to_owned();
+    assert!(token.len() >= 43, "{} characters", token.len());
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file)?) & 0o777, 0o600);
+    setup.signed_in("ben").await?;
+    for path in ["/api/sessions", "/api/keys", "/metrics"] {
+        api(&setup, "GET", path).await?.expect(401)?;
+        let request = Request::get(&setup.gateway.admin_url(path));
+        send(&request.header("Authorization", &format!("Bearer {token}"))).await?.expect(200)?;
+    }
+    api(&setup, "DELETE", "/api/sessions?all=true").await?.expect(401)?;
+    // The command line finds it where the configuration says, or is told.
+    let (code, out, err) = teamgate(&setup, &["sessions", "list"]).await?;
+    assert!(code == 0 && out.contains("Ben Berg"), "{out}{err}");
+    let url = setup.gateway.admin_url("");
+    let told = ["sessions", "list", "--admin", &url, "--token-file", "admin.token"];
+    assert_eq!(teamgate(&setup, &told).await?.0, 0);
+    let (code, _, err) = teamgate(&setup, &told[..4]).await?;
+    assert!(code == 1 && err.contains("--token-file"), "{code} {err}");
+    // It stays the same over a restart.
+    setup.gateway.kill().await?;
+    setup.gateway.restart().await?;
+    assert_eq!(std::fs::read_to_string(&file)?.trim(), token);
+    assert!(!setup.gateway.stderr().iter().any(|line| line.contains(&token)));
+    Ok(())
+}
+
 /// Asks the operators' API as a program does.
 async fn api(setup: &Setup, method: &str, path: &str) -> Checked<Response> {
     send(&Request::new(method, &setup.gateway.admin_url(path))).await
