@@ -529,3 +529,85 @@ fn admin_token(token: &Token, entropy: &Entropy) -> Result<Arc<Secret<String>>, 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
     TcpListener::bind(address).map_err(|source| Error::Listen { address, key, source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Known;
+    use crate::identity::{AccountId, Claims, VerifiedIdentity};
+    use crate::live::Browser;
+    use crate::membership::Membership;
+    use crate::session::SessionKey;
+    use crate::store::Grant;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    const SETTINGS: session::Settings =
+        session::Settings { lifetime: Duration::from_secs(10_000), idle: Duration::from_secs(1_000) };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+    }
+
+    /// Somebody who signs in at `now`.
+    async fn signed_in(sweeper: &Sweeper, person: u8, session: u8, now: Timestamp) -> Outcome {
+        let claims = Claims {
+            account: AccountId::from_bytes([person; 16]),
+            display_name: "Ann".into(),
+            nickname: None,
+            email: None,
+        };
+        let known = Known {
+            identity: VerifiedIdentity::vouched_for(claims),
+            profile_as_of: now,
+            membership: Membership::new(now, Vec::new()),
+        };
+        let grant = Grant {
+            access_token: Secret::new("access".to_owned()),
+            refresh_token: None,
+            expires_at: now.plus(Duration::from_secs(7_200)),
+            scopes: None,
+            obtained_at: now,
+            refreshing_since: None,
+        };
+        let account = sweeper.directory.learn(known, &grant, now).await?;
+        sweeper.live.begin(SessionKey([session; 32]), account, Browser::default(), now).await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_tokens_of_whose_last_session_expired_go_with_it() -> Outcome {
+        let (folder, entropy, clock) = (tempfile::tempdir()?, Entropy::system(), Clock::manual(at(0)));
+        let telemetry = Telemetry::unheard()?;
+        let ring = Arc::new(Keyring::ephemeral(&entropy)?);
+        let store = Store::open(folder.path(), ring, entropy, telemetry.metrics.clone())?;
+        let runtime = tokio::runtime::Handle::current();
+        let directory = Directory::new(store.clone(), clock, telemetry.clone(), runtime);
+        let live = Live::new(store.clone(), directory.clone());
+        let sweeper = Sweeper { live, store: store.clone(), directory, telemetry };
+        let holders = async || store.accounts_with_grant(None, 10).await;
+        let (ann, ben, cleo) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]), 3);
+        signed_in(&sweeper, 1, 1, at(0)).await?;
+        signed_in(&sweeper, 2, 2, at(0)).await?;
+        signed_in(&sweeper, 2, 3, at(900)).await?;
+        // In use, which the store knows only when it is tidied.
+        assert!(sweeper.live.in_memory(&SessionKey([3; 32]), &SETTINGS, at(1_500)).is_some());
+        sweeper.sweep(&SETTINGS, at(999)).await?;
+        assert_eq!(holders().await?, [ann, ben]);
+
+        sweeper.sweep(&SETTINGS, at(2_000)).await?;
+        assert_eq!(store.session_count().await?, 1);
+        assert_eq!(holders().await?, [ben]);
+        assert_eq!(sweeper.telemetry.metrics.sessions_ended.of(EndReason::Expired).get(), 2);
+
+        // One that signs in at this moment has written a grant and not yet a session: it stays.
+        store.end_session(SessionKey([3; 32])).await?;
+        signed_in(&sweeper, cleo, 4, at(2_000)).await?;
+        store.end_session(SessionKey([4; 32])).await?;
+        sweeper.sweep(&SETTINGS, at(2_030)).await?;
+        assert_eq!(holders().await?, [AccountId::from_bytes([cleo; 16])]);
+        sweeper.sweep(&SETTINGS, at(2_100)).await?;
+        assert_eq!(holders().await?, []);
+        Ok(())
+    }
+}

@@ -297,22 +297,22 @@ mod tests {
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-    const SETTINGS: Settings =
+    pub(super) const SETTINGS: Settings =
         Settings { lifetime: Duration::from_secs(1_000), idle: Duration::from_secs(100) };
 
-    fn at(seconds: u64) -> Timestamp {
+    pub(super) fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix_seconds(1_000_000 + seconds)
     }
 
     /// A store on disk, and gateways that come and go in front of it.
-    struct Place {
+    pub(super) struct Place {
         store: Store,
         clock: Clock,
         _folder: tempfile::TempDir,
     }
 
     impl Place {
-        fn new() -> Result<Place, Box<dyn std::error::Error>> {
+        pub(in crate::live) fn new() -> Result<Place, Box<dyn std::error::Error>> {
             let folder = tempfile::tempdir()?;
             let (entropy, telemetry) = (Entropy::system(), Telemetry::unheard()?);
             let ring = Arc::new(Keyring::ephemeral(&entropy)?);
@@ -321,7 +321,7 @@ mod tests {
         }
 
         /// A gateway that knows nothing but what is on disk.
-        fn gateway(&self) -> Result<(Live, Directory), Box<dyn std::error::Error>> {
+        pub(in crate::live) fn gateway(&self) -> Result<(Live, Directory), Box<dyn std::error::Error>> {
             let handle = tokio::runtime::Handle::current();
             let directory =
                 Directory::new(self.store.clone(), self.clock.clone(), Telemetry::unheard()?, handle);
@@ -330,8 +330,12 @@ mod tests {
     }
 
     async fn ann(directory: &Directory) -> Result<Arc<Account>, store::Error> {
+        account_of(directory, 1).await
+    }
+
+    pub(super) async fn account_of(directory: &Directory, person: u8) -> Result<Arc<Account>, store::Error> {
         let claims = Claims {
-            account: AccountId::from_bytes([1; 16]),
+            account: AccountId::from_bytes([person; 16]),
             display_name: "Ann".into(),
             nickname: None,
             email: None,

@@ -199,7 +199,10 @@ fn new_lines(entropy: &Entropy, now: Timestamp) -> String {
     format!("{MADE}{now}\n{PREFIX}{}\n", entropy.token::<32>())
 }
 
-fn parse(text: &str) -> Result<Vec<(MasterKey, Option<Timestamp>)>, (usize, LineFault)> {
+/// A key, and when it was made.
+type Dated = (MasterKey, Option<Timestamp>);
+
+fn parse(text: &str) -> Result<Vec<Dated>, (usize, LineFault)> {
     let (mut keys, mut made) = (Vec::new(), None);
     for (place, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -20,8 +20,9 @@ use crate::telemetry::audit::EndReason;
 
 /// How many sessions are read at once.
 const PAGE: usize = 256;
-/// How many sessions a page of a list looks at, at most, to find those of a group: about 0.1 s.
-const LOOKED_AT: usize = 20_000;
+/// How many sessions a page of a list looks at, at most, to find those of a group: about 0.1 s. Tests need not
+/// make as many.
+const LOOKED_AT: usize = if cfg!(test) { 600 } else { 20_000 };
 /// How many accounts are ended at once: their writes share one trip to the disk.
 const TOGETHER: usize = 64;
 /// How many accounts are named when a name means several.
@@ -295,5 +296,94 @@ impl People {
         let person = live.0.store.account(id).await?;
         self.0.insert(id, person.clone());
         Ok(person)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Browser;
+    use super::super::tests::{Place, SETTINGS, account_of, at};
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn key(number: u16) -> SessionKey {
+        let mut key = [7; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        SessionKey(key)
+    }
+
+    #[tokio::test]
+    async fn a_list_has_what_counts_with_the_use_that_memory_knows() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        let ann = account_of(&directory, 1).await?;
+        for number in 1..=3 {
+            live.begin(key(number), ann.clone(), Browser::default(), at(0)).await?;
+        }
+        live.end(key(2), EndReason::SignedOut, at(1)).await?;
+        assert!(live.in_memory(&key(3), &SETTINGS, at(90)).is_some());
+        let page = async |now| live.page(&Filter::Everybody, None, 10, &SETTINGS, now).await;
+        let keys = |page: &Page| page.entries.iter().map(|entry| entry.key).collect::<Vec<_>>();
+        let now = page(at(91)).await?;
+        assert_eq!(keys(&now), [key(1), key(3)]);
+        assert_eq!(now.entries[1].record.last_used_at, at(90));
+        assert_eq!(now.next, None);
+        // Idle by what the store has, alive by what memory has.
+        assert_eq!(keys(&page(at(120)).await?), [key(3)]);
+        assert!(live.named(&key(1).short(), &SETTINGS, at(120)).await?.is_none());
+        assert_eq!(
+            live.named(&key(3).short(), &SETTINGS, at(120)).await?.map(|entry| entry.key),
+            Some(key(3))
+        );
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn one_look_for_a_rare_group_is_bounded_and_goes_on_where_it_stopped() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        let ann = account_of(&directory, 1).await?;
+        let begun = (0..u16::try_from(LOOKED_AT + 300)?).map(|number| {
+            let record = Record {
+                account: ann.id(),
+                begun_at: at(0),
+                last_used_at: at(0),
+                address: None,
+                user_agent: None,
+            };
+            let store = &live.0.store;
+            async move { store.put_session(key(number), &record).await }
+        });
+        stream::iter(begun).buffer_unordered(512).try_collect::<Vec<()>>().await?;
+        let filter = Filter::Group("nobody".parse()?);
+        let first = live.page(&filter, None, 10, &SETTINGS, at(1)).await?;
+        assert!(first.entries.is_empty() && first.next.is_some());
+        let second = live.page(&filter, first.next, 10, &SETTINGS, at(1)).await?;
+        assert!(second.entries.is_empty() && second.next.is_none());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn everybody_is_ended_however_many_there_are() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        for person in 1..=200 {
+            let account = account_of(&directory, person).await?;
+            for turn in 0..3_u16 {
+                let key = key(u16::from(person) * 3 + turn);
+                live.begin(key, account.clone(), Browser::default(), at(0)).await?;
+            }
+        }
+        let ended = live.end_all(&Filter::Everybody, &SETTINGS, at(1)).await?;
+        assert_eq!(ended, Ended { sessions: 600, accounts: 200 });
+        assert!(live.find(key(5), &SETTINGS, at(1)).await?.is_none());
+        assert_eq!(live.0.store.session_count().await?, 0);
+        assert_eq!(live.0.store.accounts_with_grant(None, 1).await?, []);
+        live.tidy(&SETTINGS, at(1).plus(Duration::from_secs(1))).await?;
+        assert_eq!(live.count(), 0);
+        Ok(())
     }
 }
