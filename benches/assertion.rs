@@ -94,7 +94,7 @@ fn route() -> Result<Route, Box<dyn Error>> {
         line: 1,
         policy: Policy::SignedIn { deny: Conditions::new(Vec::new())? },
         max_age: None,
-        destination: Destination::App("http://10.0.0.5:8080".parse()?),
+        destination: Destination::App(Arc::new("http://10.0.0.5:8080".parse()?)),
         identity: IdentityOut::default(),
         allow_in_path: Oddities::NONE,
     })

@@ -8,12 +8,13 @@ mod secret;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
+use pingora::apps::HttpServerOptions;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
@@ -31,13 +32,17 @@ use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
-use crate::listener::{self, Bound, H2c, Listen, Listener};
+use crate::listener::admission::{self, Admission};
+use crate::listener::reload::{self, LOOK_EVERY};
+use crate::listener::{Bound, Listen, Listener};
 use crate::live::{Live, TIDY_EVERY};
 use crate::login::Login;
+use crate::open::Open;
+use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
+use crate::proxy::balance::Pools;
 use crate::proxy::facts::RequestIds;
-use crate::proxy::upstream::Resolver;
 use crate::secret::Secret;
 use crate::session;
 use crate::snapshot::Current;
@@ -45,6 +50,7 @@ use crate::store::{self, Store};
 use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
+use crate::throttle::Throttle;
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +91,9 @@ pub enum Error {
     /// The server did not come up.
     #[error("the server did not come up; the lines before this one say why")]
     Down,
+    /// TLS.
+    #[error("TLS cannot be set up ({0}); please report this")]
+    Tls(#[from] rustls::Error),
     /// No runtime.
     #[error("no threads to run on: {0}")]
     Runtime(std::io::Error),
@@ -110,10 +119,13 @@ pub struct App {
     clock: Clock,
     entropy: Entropy,
     listeners: Vec<Bound>,
+    certificates: Arc<Mutex<reload::Watch>>,
     admin: TcpListener,
     admin_token: Option<Arc<Secret<String>>>,
     health: Arc<Health>,
+    open: Open,
     under_way: Arc<AtomicUsize>,
+    pools: Pools,
 }
 
 impl App {
@@ -134,9 +146,13 @@ impl App {
             .enable_all()
             .build()
             .map_err(Error::Runtime)?;
+        let listen: Vec<Listen> = compiled.listen.iter().map(assemble::listener).collect::<Result<_, _>>()?;
+        let settings = compiled.listen.iter().map(|listen| listen.tls.as_ref());
+        let shown = settings.zip(&listen).filter_map(|(tls, listen)| Some((tls?, listen.tls.clone()?)));
+        let certificates = Arc::new(Mutex::new(reload::Watch::new(shown)));
         let listeners = {
             let _within = runtime.enter();
-            compiled.listen.iter().map(|address| listen(*address)).collect::<Result<Vec<Bound>, Error>>()?
+            listen.into_iter().map(bound).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
         let admin_token =
@@ -170,9 +186,13 @@ impl App {
             live: live.clone(),
             clock: clock.clone(),
             telemetry: telemetry.clone(),
+            sign_ins: Throttle::default(),
+            callbacks: Throttle::default(),
         };
         let services = Services { gate, login, live, assertions };
         let under_way = Arc::new(AtomicUsize::new(0));
+        let pools = Pools::new(runtime.handle().clone(), telemetry.clone());
+        pools.adopt(current.load().gate.routes.iter());
         Ok(App {
             runtime,
             fingerprint,
@@ -185,10 +205,13 @@ impl App {
             clock,
             entropy,
             listeners,
+            certificates,
             admin,
             admin_token,
             health: Arc::new(Health::default()),
+            open: Open::default(),
             under_way,
+            pools,
         })
     }
 
@@ -264,8 +287,10 @@ impl App {
             // We end the process ourselves when the last request is over; Pingora would sleep this out.
             grace_period_seconds: Some(self.compiled.shutdown_grace.as_secs() + 3600),
             graceful_shutdown_timeout_seconds: Some(0),
-            upstream_keepalive_pool_size: 256,
-            max_retries: 2,
+            // Pingora takes it for each thread.
+            upstream_keepalive_pool_size: self.compiled.kept_connections.div_ceil(threads),
+            // More than a request ever makes: proxy/attempt counts them.
+            max_retries: 16,
             ..ServerConf::default()
         };
         let mut server = Server::new_with_opt_and_conf(None, conf);
@@ -277,28 +302,78 @@ impl App {
             runtime: self.runtime.handle().clone(),
             clock: self.clock.clone(),
             ids: RequestIds::new(&self.entropy),
-            resolver: Resolver::default(),
+            pools: self.pools.clone(),
             telemetry: self.telemetry.clone(),
+            open: self.open.clone(),
             under_way: self.under_way.clone(),
         };
+        let admission = self.admission();
+        let mut proxy = http_proxy(&server.configuration, proxy);
+        let mut options = HttpServerOptions::default();
+        // So that CONNECT is refused by us, with a page and a line in the log, and not by Pingora without.
+        options.allow_connect_method_proxying = true;
+        proxy.server_options = Some(options);
         server.add_service(Listener {
-            app: Arc::new(http_proxy(&server.configuration, proxy)),
+            app: Arc::new(proxy),
             bound: std::mem::take(&mut self.listeners),
-            limits: listener::Limits {
-                head_within: Duration::from_secs(10),
-                head_bytes: 64 * 1024,
-                requests: None,
-                streams: 100,
-                idle: Duration::from_secs(75),
-            },
+            limits: assemble::listener_limits(&self.compiled.limits),
+            admission,
+            telemetry: self.telemetry.clone(),
+            clock: self.clock.clone(),
             accepts,
         });
         server
     }
 
+    /// How many connections there may be, and a gauge of how many there are.
+    fn admission(&self) -> Admission {
+        let admission = Admission::new(admission::Settings {
+            connections: self.compiled.limits.connections,
+            per_address: self.compiled.limits.connections_per_address,
+            proxies: self.compiled.trusted_proxies.clone(),
+        });
+        let counted = admission.clone();
+        self.telemetry.metrics.at_scrape(move |metrics| {
+            metrics.connections.set(i64::try_from(counted.open()).unwrap_or(i64::MAX));
+        });
+        admission
+    }
+
     fn start_timers(&self) {
+        let (certificates, clock, telemetry) =
+            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(LOOK_EVERY, move || {
+            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
+            async move {
+                // It reads files, and a network's file system may take its time.
+                let look = move || {
+                    certificates.lock().unwrap_or_else(PoisonError::into_inner).look(now, &telemetry);
+                };
+                let _ = tokio::task::spawn_blocking(look).await;
+            }
+        }));
+
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let watch = Watch {
+            open: self.open.clone(),
+            gate: self.services.gate.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(async move {
+            let mut pace = watch.pace();
+            loop {
+                pace.next().await;
+                let (watch, current, now) = (watch.clone(), current.load_full(), clock.now());
+                // In a task of its own: a mistake in one round must not leave everything open for ever.
+                let round = tokio::spawn(async move { watch.round(&current.gate, now).await });
+                if round.await.is_err() {
+                    tracing::error!("open connections could not be decided on; please report this");
+                }
+            }
+        });
 
         let (live, current, clock, telemetry) =
             (self.services.live.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
@@ -395,8 +470,10 @@ impl App {
 
     fn start_admin(&self, probes: Arc<Probes>) {
         let (directory, current, clock) = (self.directory.clone(), self.current.clone(), self.clock.clone());
-        let (live, store) = (self.services.live.clone(), self.store.clone());
+        let (live, store, open) = (self.services.live.clone(), self.store.clone(), self.open.clone());
+        let pools = self.pools.clone();
         self.telemetry.metrics.at_scrape(move |metrics| {
+            pools.report();
             let now = clock.now();
             let census = directory.census(&current.load().gate.directory, now);
             metrics.memberships.of(Freshness::Fresh).set(census.young);
@@ -404,6 +481,9 @@ impl App {
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
+            for (kind, count) in open.census(now) {
+                metrics.open_connections.of(kind).set(count);
+            }
             let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
             metrics.corrupted_records.inc_by(spoiled);
         });
@@ -498,8 +578,8 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// Takes an address for browsers. Within a runtime.
-fn listen(address: SocketAddr) -> Result<Bound, Error> {
-    let listen = Listen { address, h2c: H2c::Unknown };
+fn bound(listen: Listen) -> Result<Bound, Error> {
+    let address = listen.address;
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 

@@ -502,7 +502,9 @@ mod tests {
                 deny: Conditions::new(Vec::new())?,
             },
             max_age: None,
-            destination: crate::route::destination::Destination::App("http://10.0.0.5:8080".parse()?),
+            destination: crate::route::destination::Destination::App(Arc::new(
+                "http://10.0.0.5:8080".parse()?,
+            )),
             identity,
             allow_in_path: Oddities::NONE,
         }))

@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::app::{self, App};
+use crate::clock::Clock;
 use crate::config::compile::Compiled;
+use crate::config::compile::listen::Listen;
 use crate::config::problem::Problems;
 use crate::config::{self};
 use crate::telemetry;
@@ -127,7 +129,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 fn load(file: &ConfigFile) -> Result<Compiled, Failure> {
-    let compiled = config::load(&file.config, &|name| std::env::var(name).ok()).map_err(Failure::Config)?;
+    let compiled = config::load(&file.config, &|name| std::env::var(name).ok(), Clock::system().now())
+        .map_err(Failure::Config)?;
     for warning in compiled.warnings.lines() {
         // Said once, at start; nobody is left to tell when stderr is closed.
         let _ = writeln!(io::stderr(), "warning: {warning}");
@@ -138,7 +141,7 @@ fn load(file: &ConfigFile) -> Result<Compiled, Failure> {
 fn serve(file: &ConfigFile) -> Result<(), Failure> {
     let compiled = load(file)?;
     telemetry::log::report_panics();
-    let addresses: Vec<String> = compiled.listen.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = compiled.listen.iter().map(address).collect();
     let ready = format!(
         "teamgate {}: {} on {}, for {}; metrics and health on {}",
         telemetry::VERSION,
@@ -152,6 +155,12 @@ fn serve(file: &ConfigFile) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "{ready}");
     })?;
     Ok(())
+}
+
+/// A listener as it is reached.
+fn address(listen: &Listen) -> String {
+    let scheme = if listen.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{}", listen.address)
 }
 
 /// The start of the SHA-256 of the file: what the audit log and metrics call this configuration.

@@ -30,11 +30,14 @@ use expand::{Lookup, expand};
 use places::Places;
 use problem::{Place, Problem, Problems};
 
-/// Reads the file at `path`, and what it points to.
+use crate::clock::Timestamp;
+use crate::listener::certificates::{Certificate, ClientCa};
+
+/// Reads the file at `path`, and what it points to. `now` tells which certificates have expired.
 ///
 /// # Errors
 /// Everything that is wrong with it, or the one reason why it cannot be read.
-pub fn load(path: &Path, lookup: Lookup<'_>) -> Result<Compiled, Problems> {
+pub fn load(path: &Path, lookup: Lookup<'_>, now: Timestamp) -> Result<Compiled, Problems> {
     let file = path.display().to_string();
     let alone = |problem| Problems::new(file.clone(), vec![problem], Default::default());
     let text = fs::read_to_string(path).map_err(|error| {
@@ -44,7 +47,14 @@ pub fn load(path: &Path, lookup: Lookup<'_>) -> Result<Compiled, Problems> {
     let draft = read(&text, lookup).map_err(alone)?;
     let names = draft.places.names().clone();
     let folder = path.parent().unwrap_or(Path::new(""));
-    let outcome = compile(&file, draft, &Surroundings { folder, read_secret: &secret_text::read });
+    let around = Surroundings {
+        folder,
+        now,
+        read_secret: &secret_text::read,
+        read_certificate: &Certificate::read,
+        read_client_ca: &ClientCa::read,
+    };
+    let outcome = compile(&file, draft, &around);
     outcome.compiled.ok_or_else(|| Problems::new(file, outcome.problems, names))
 }
 

@@ -13,6 +13,7 @@ use std::{fs, io};
 use bitbucket_sim::{EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET, Simulator, World};
 
 use crate::app::{self, App};
+use crate::clock::Clock;
 use crate::config::problem::Problems;
 use crate::config::{self, compile::Compiled};
 use crate::entropy::Entropy;
@@ -133,7 +134,7 @@ fn load(folder: &Folder, lookup: config::expand::Lookup<'_>) -> Result<Compiled,
     let file = folder.0.join("dev.yaml");
     let written = fs::write(&file, include_str!("dev/dev.yaml"));
     debug_assert!(written.is_ok(), "the folder was made a moment ago");
-    config::load(&file, lookup)
+    config::load(&file, lookup, Clock::system().now())
 }
 
 fn welcome(addresses: Addresses) -> String {

@@ -18,7 +18,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::plan::{Ages, Freshness, Weather, freshness};
 use crate::bitbucket::Bitbucket;
@@ -182,8 +182,18 @@ pub enum Answer {
     Ended,
 }
 
+/// What somebody who watches is told.
+pub enum Watched {
+    /// This is known, and young enough.
+    Known(Arc<Known>),
+    /// What is known is too old, and a question is under way.
+    Asking,
+    /// What is known is too old, and nobody can be asked now.
+    Silence,
+}
+
 /// How long a request waits for an answer before it is told that nobody can say.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How many accounts are kept in memory. Each weighs about a kilobyte; the rest are read back when used.
 const CAPACITY: u64 = 100_000;
 
@@ -204,6 +214,8 @@ struct Inner {
     telemetry: Telemetry,
     /// Until then Bitbucket wants to be left alone, by everybody. Milliseconds.
     closed_until: AtomicU64,
+    /// Told when an account or a session has lost something.
+    stirred: Notify,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
     runtime: Handle,
 }
@@ -220,7 +232,18 @@ impl Directory {
             })
             .build();
         let closed_until = AtomicU64::new(0);
-        Directory(Arc::new(Inner { accounts, store, clock, telemetry, closed_until, runtime }))
+        let stirred = Notify::new();
+        Directory(Arc::new(Inner { accounts, store, clock, telemetry, closed_until, stirred, runtime }))
+    }
+
+    /// Says that an account or a session has lost something, to whoever watches what is open.
+    pub fn stir(&self) {
+        self.0.stirred.notify_one();
+    }
+
+    /// Waits until that is said. One watches: the word is kept for it while it is busy.
+    pub async fn stirred(&self) {
+        self.0.stirred.notified().await;
     }
 
     /// The account, from memory or from the store; `None` when we know nothing of it.
@@ -286,6 +309,40 @@ impl Directory {
         (fresh != Freshness::Stale).then_some(known)
     }
 
+    /// What is known, for somebody who watches and does not wait. What is too old is asked for, and what will soon
+    /// be too old for a route that has a bound of its own: the background loop goes by the common one.
+    ///
+    /// `asked_at` is when the watcher began to want to know. What was asked for later than that counts as young,
+    /// even where Bitbucket takes longer to answer than the route lets an answer live.
+    pub fn watched(
+        &self,
+        account: &Arc<Account>,
+        settings: &Arc<Settings>,
+        route_max_age: Option<Duration>,
+        (asked_at, now): (Timestamp, Timestamp),
+    ) -> Watched {
+        let known = account.known();
+        let as_of = known.membership.as_of();
+        let fresh = freshness(as_of, asked_at, &settings.ages, route_max_age, account.weather());
+        let wanted = fresh == Freshness::Stale || fresh == Freshness::Due && route_max_age.is_some();
+        let asks = wanted && self.may_ask(account, now);
+        if asks {
+            self.requery(account, settings);
+        }
+        match (fresh, asks) {
+            (Freshness::Young | Freshness::Due, _) => Watched::Known(known),
+            (Freshness::Stale, true) => Watched::Asking,
+            (Freshness::Stale, false) => Watched::Silence,
+        }
+    }
+
+    /// Whether asking about an account is of any use now.
+    fn may_ask(&self, account: &Account, now: Timestamp) -> bool {
+        let held_off = account.trouble().is_some_and(|trouble| now < trouble.not_before);
+        // A lost grant cannot ask; only the person's next page mends it.
+        !held_off && account.condition() != Condition::GrantLost
+    }
+
     /// Waits for a membership that is young enough: joins the one re-query of this account, at most 5 s.
     pub async fn answer(
         &self,
@@ -298,9 +355,7 @@ impl Directory {
             // A question that was under way may have been asked too long before this request; the one after it
             // was not.
             for _ in 0..2 {
-                let held_off = account.trouble().is_some_and(|trouble| now < trouble.not_before);
-                // A lost grant cannot ask; only the person's next page mends it.
-                if held_off || account.condition() == Condition::GrantLost {
+                if !self.may_ask(account, now) {
                     break;
                 }
                 let mut done = self.requery(account, settings);
@@ -360,6 +415,7 @@ impl Directory {
     /// When the store did not take it: the sessions in memory are over all the same, and it is in the log.
     pub async fn end(&self, account: &Account, why: EndReason) -> Result<u64, store::Error> {
         account.set_condition(Condition::Ended);
+        self.stir();
         let ended = self.0.store.end_account_sessions(account.id).await;
         let forgotten = self.0.store.delete_grant(account.id).await;
         // Only now: until the sessions are gone from the store, whoever looks the account up must find it ended.
@@ -413,6 +469,13 @@ impl Directory {
         }
     }
 
+    /// What memory pressure does to an account.
+    #[cfg(test)]
+    pub(crate) fn evict(&self, account: &Account) {
+        self.0.accounts.invalidate(&account.id);
+        account.evicted.store(true, Ordering::Release);
+    }
+
     /// All accounts in memory.
     pub fn accounts(&self) -> impl Iterator<Item = Arc<Account>> + '_ {
         self.0.accounts.iter().map(|(_, account)| account)
@@ -434,6 +497,7 @@ impl Directory {
                 as_of: known.membership.as_of(),
             };
             self.0.telemetry.audit.record(self.0.clock.now(), &event);
+            self.stir();
             return Changed::Yes;
         }
         Changed::No

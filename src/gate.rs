@@ -1,6 +1,7 @@
 //! The one place that admits a request.
 //!
-//! Owns: [`Gate::check`], from [`Facts`] to a [`Verdict`]; [`Pass`], the proof of admission.
+//! Owns: [`Gate::check`], from [`Facts`] to a [`Verdict`]; [`Pass`], the proof of admission; [`Gate::recheck`],
+//! whether one that was given before would be given again.
 //! Must not know: Pingora, axum, how people sign in, what a page looks like.
 //!
 //! Everything that is not a clear yes is something else: no route, sign in, no, or cannot tell.
@@ -10,21 +11,22 @@ pub mod cookie;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use http::header::ORIGIN;
 
 use crate::clock::Timestamp;
-use crate::directory::{self, Answer, Condition, Directory, Known};
+use crate::directory::{self, Answer, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
 use crate::keys::Keyring;
-use crate::live::{Live, LiveSession};
+use crate::live::{Live, LiveSession, Over};
 use crate::policy::{self, Decision, Subject};
 use crate::route::refusal::Refusal;
 use crate::route::target::Target;
 use crate::route::{Route, Table};
 use crate::session;
 use crate::telemetry::Telemetry;
-use crate::telemetry::labels::CookieFault;
+use crate::telemetry::labels::{CookieFault, Ending};
 
 /// What the gate is told by the configuration.
 pub struct Settings {
@@ -277,6 +279,41 @@ impl Gate {
         }
     }
 
+    /// Decides again on a request that was admitted before and is still under way. Nothing is awaited.
+    ///
+    /// The route is looked for anew: a request that a changed configuration would send elsewhere is judged by the
+    /// rule that it would meet there.
+    pub fn recheck(&self, settings: &Settings, admitted: &Admitted<'_>, now: Timestamp) -> Recheck {
+        let Some(route) = settings.routes.find(admitted.host, admitted.path, admitted.method) else {
+            return Recheck::Lost(Ending::NotAllowed);
+        };
+        if let Decision::Allow(_) = policy::decide(&route.policy, Subject::Anonymous) {
+            return Recheck::Stands;
+        }
+        match admitted.session.over(&settings.session, now) {
+            None => {}
+            Some(Over::Ended(why)) => return Recheck::Lost(why.into()),
+            Some(Over::AccountEnded) => return Recheck::Lost(Ending::Revoked),
+            Some(Over::Expired) => return Recheck::Lost(Ending::Expired),
+        }
+        let account = &admitted.session.account;
+        let times = (admitted.doubtful_since.unwrap_or(now), now);
+        let known = match self.directory.watched(account, &settings.directory, route.max_age, times) {
+            Watched::Known(known) => known,
+            Watched::Asking => return Recheck::Doubtful,
+            Watched::Silence => return Recheck::Lost(Ending::CannotTell),
+        };
+        if !settings.directory.admits(&known.membership) {
+            return Recheck::Lost(Ending::NotAllowed);
+        }
+        let subject = Subject::Account { identity: &known.identity, membership: &known.membership };
+        match policy::decide(&route.policy, subject) {
+            Decision::Allow(_) => Recheck::Stands,
+            Decision::Deny(_) | Decision::AskSignIn => Recheck::Lost(Ending::NotAllowed),
+            Decision::CannotTell(_) => Recheck::Doubtful,
+        }
+    }
+
     /// Who is asking, by cookie. Of several cookies under our name the first that is a live session counts:
     /// a sibling host can add cookies, but not make one.
     pub async fn session(&self, settings: &Settings, facts: &Facts<'_>) -> Found {
@@ -321,6 +358,31 @@ impl Gate {
             None => self.directory.answer(&session.account, &settings.directory, route.max_age, now).await,
         }
     }
+}
+
+/// A request that was admitted, as far as deciding on it again goes.
+pub struct Admitted<'a> {
+    /// See [`Facts::host`].
+    pub host: &'a str,
+    /// See [`Facts::path`].
+    pub path: &'a str,
+    /// See [`Facts::method`].
+    pub method: &'a Method,
+    /// Whose session it came with, as it is now.
+    pub session: &'a LiveSession,
+    /// Since when nobody can say whether it may go on, if so.
+    pub doubtful_since: Option<Timestamp>,
+}
+
+/// What deciding again comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recheck {
+    /// It would be admitted.
+    Stands,
+    /// It would not.
+    Lost(Ending),
+    /// Nobody can say yet. A request would wait for as long as [`directory::PATIENCE`], and be refused then.
+    Doubtful,
 }
 
 /// What the cookies of a request come to.

@@ -45,9 +45,20 @@ impl LiveSession {
 
     /// Whether it still counts.
     pub fn is_live(&self, settings: &Settings, now: Timestamp) -> bool {
-        self.ended.get().is_none()
-            && self.account.condition() != Condition::Ended
-            && standing(&self.record, self.used_at(), settings, now) == Standing::Live
+        self.over(settings, now).is_none()
+    }
+
+    /// Why it does not count any more; `None` while it does.
+    pub fn over(&self, settings: &Settings, now: Timestamp) -> Option<Over> {
+        if let Some(why) = self.end_reason() {
+            Some(Over::Ended(why))
+        } else if self.account.condition() == Condition::Ended {
+            Some(Over::AccountEnded)
+        } else if standing(&self.record, self.used_at(), settings, now) != Standing::Live {
+            Some(Over::Expired)
+        } else {
+            None
+        }
     }
 
     /// Why it was ended, if it was by itself; one that ended with its account, or by age, was not.
@@ -55,13 +66,25 @@ impl LiveSession {
         self.ended.get().copied()
     }
 
-    /// Notes that a request used it. Once a second is enough, and spares the cache line.
-    fn touch(&self, now: Timestamp) {
+    /// Notes that it was used: by a request, or by what a client says on an open connection. Once a second is
+    /// enough, and spares the cache line.
+    pub fn touch(&self, now: Timestamp) {
         if now.unix_millis().saturating_sub(self.used_at.load(Ordering::Relaxed)) >= 1_000 {
             self.used_at.store(now.unix_millis(), Ordering::Relaxed);
         }
         self.account.touch(now);
     }
+}
+
+/// Why a session does not count any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// It was ended by itself: its person signed out, say.
+    Ended(EndReason),
+    /// All sessions of its account were ended.
+    AccountEnded,
+    /// It is too old, or was unused for too long.
+    Expired,
 }
 
 /// How many sessions are kept in memory, at most; the least recently used go first.
@@ -130,7 +153,42 @@ impl Live {
             return Ok(None);
         }
         let session = self.keep(key, record, account, now);
+        session.account.touch(now);
         Ok(session.is_live(settings, now).then_some(session))
+    }
+
+    /// What an open connection holds on to: the session as it is in memory now. One that was forgotten for want of
+    /// requests is put back, so that whoever ends it finds it.
+    pub fn hold(&self, session: &Arc<LiveSession>) -> Arc<LiveSession> {
+        let sessions = self.0.sessions.pin();
+        if let Some(current) = sessions.get(&session.key) {
+            return current.clone();
+        }
+        if session.end_reason().is_none() {
+            self.insert(session);
+        }
+        session.clone()
+    }
+
+    /// The same session with its account read anew: for one whose account was forgotten, and which hears of no
+    /// change any more. That is no use of it. `None` when the store has ended it.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be read: then nobody knows whether it goes on.
+    pub async fn renew(
+        &self,
+        session: &LiveSession,
+        now: Timestamp,
+    ) -> Result<Option<Arc<LiveSession>>, store::Error> {
+        let Some(account) = self.0.directory.account(session.record.account, now).await? else {
+            return Ok(None);
+        };
+        // Asked after the account: it may have been ended, and read back anew.
+        if account.condition() == Condition::Ended || self.0.store.session(session.key).await?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(self.keep(session.key, session.record.clone(), account, session.used_at())))
     }
 
     /// Begins a session: it is on disk when this returns.
@@ -153,7 +211,9 @@ impl Live {
             user_agent: browser.user_agent,
         };
         self.0.store.put_session(key, &record).await?;
-        Ok(self.keep(key, record, account, now))
+        let session = self.keep(key, record, account, now);
+        session.account.touch(now);
+        Ok(session)
     }
 
     /// Ends one session, at once. Whether it was there to be ended.
@@ -168,6 +228,7 @@ impl Live {
             // The first ending counts.
             let _ = session.ended.set(why);
         }
+        self.0.directory.stir();
         let account = match in_memory {
             Some(session) => Some(session.record.account),
             None => self.0.store.session(key).await?.map(|record| record.account),
@@ -194,6 +255,12 @@ impl Live {
         }
         sessions.sort_by_key(|(_, record)| std::cmp::Reverse(record.begun_at));
         Ok(sessions)
+    }
+
+    /// What want of memory does to a session.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, key: &SessionKey) {
+        self.0.sessions.pin().remove(key);
     }
 
     /// How many are in memory.
@@ -247,24 +314,27 @@ impl Live {
         key: SessionKey,
         record: Record,
         account: Arc<Account>,
-        now: Timestamp,
+        used_at: Timestamp,
     ) -> Arc<LiveSession> {
         let session = Arc::new(LiveSession {
             key,
-            used_at: AtomicU64::new(now.unix_millis()),
+            used_at: AtomicU64::new(used_at.unix_millis()),
             written_at: AtomicU64::new(record.last_used_at.unix_millis()),
             record,
             account,
             outgoing: assertion::Cache::default(),
             ended: OnceLock::new(),
         });
-        self.0.sessions.pin().insert(key, session.clone());
+        self.insert(&session);
+        session
+    }
+
+    fn insert(&self, session: &Arc<LiveSession>) {
+        self.0.sessions.pin().insert(session.key, session.clone());
         // After the insertion: whichever of this and `end` comes second sees the other.
-        if let Some((_, why)) = self.0.ended.pin().get(&key) {
+        if let Some((_, why)) = self.0.ended.pin().get(&session.key) {
             let _ = session.ended.set(*why);
         }
-        session.account.touch(now);
-        session
     }
 }
 

@@ -6,10 +6,12 @@
 pub mod callback;
 pub mod ticket;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use ipnet::IpNet;
 use url::{Position, Url};
 
 use crate::clock::{Clock, Timestamp};
@@ -23,6 +25,8 @@ use crate::login::ticket::{ATTEMPTS, LIFETIME, Ticket, begun_at};
 use crate::session;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::telemetry::labels::Throttled;
+use crate::throttle::{Block, Rate, Throttle};
 
 /// What signing in is told by the configuration.
 pub struct Settings {
@@ -38,6 +42,19 @@ pub struct Settings {
     pub directory: Arc<directory::Settings>,
     /// Whether some route serves a host; where people may be sent back to.
     pub serves: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// How often one address may do so.
+    pub limits: Limits,
+}
+
+/// How often one address may begin a sign-in and come back from one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Begin. `None`: as often as it likes.
+    pub sign_ins: Option<Rate>,
+    /// Come back. `None`: as often as it likes.
+    pub callbacks: Option<Rate>,
+    /// Whose addresses have no limit: proxies, behind which everybody may stand who is not told apart.
+    pub exempt: Vec<IpNet>,
 }
 
 impl Settings {
@@ -79,6 +96,10 @@ pub struct Login {
     pub clock: Clock,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What each address has had of sign-ins …
+    pub sign_ins: Throttle,
+    /// … and of callbacks.
+    pub callbacks: Throttle,
 }
 
 /// What starts a sign-in.
@@ -96,6 +117,11 @@ pub enum Start {
         rounds: u8,
         /// Cookies to set.
         cookies: Vec<HeaderValue>,
+    },
+    /// Its address began too many lately: not now.
+    TooOften {
+        /// When it may.
+        wait: Duration,
     },
 }
 
@@ -119,6 +145,9 @@ impl Login {
             location.query_pairs_mut().append_pair("rd", return_to.as_str());
             return Start::Go { location, cookies: Vec::new() };
         }
+        if let Err(wait) = self.slow_down(Throttled::SignIn, &settings.limits, facts) {
+            return Start::TooOften { wait };
+        }
         self.telemetry.metrics.sign_in_starts.inc();
         let (ticket, attempt) = Ticket::draw(return_to.0.clone(), facts.now, &self.entropy);
         let state = ticket.seal(&self.keyring, &self.entropy);
@@ -129,6 +158,41 @@ impl Login {
         set.push(cookies.set(&name, &attempt.value, LIFETIME, SameSite::Lax));
         Start::Go { location, cookies: set }
     }
+
+    /// Lets the address of a request come back from Bitbucket once more. Asked before anything is looked at or
+    /// spent, so that the same callback is good when the wait is over.
+    ///
+    /// # Errors
+    ///
+    /// How long it has to wait.
+    pub fn may_come_back(&self, settings: &Settings, facts: &Facts<'_>) -> Result<(), Duration> {
+        self.slow_down(Throttled::Callback, &settings.limits, facts)
+    }
+
+    /// Lets the address of a request do something once more, or says how long it has to wait.
+    fn slow_down(&self, what: Throttled, limits: &Limits, facts: &Facts<'_>) -> Result<(), Duration> {
+        let (rate, throttle) = match what {
+            Throttled::SignIn => (limits.sign_ins, &self.sign_ins),
+            Throttled::Callback => (limits.callbacks, &self.callbacks),
+        };
+        let Some(rate) = rate else { return Ok(()) };
+        if limits.exempt.iter().any(|net| net.contains(&facts.client)) {
+            return Ok(());
+        }
+        throttle.pass(rate, Block::of(facts.client), facts.now).inspect_err(|_| {
+            self.telemetry.metrics.throttled.inc(what);
+            let told = TooOften { what, address: facts.client };
+            self.telemetry.warn_limited(what.as_str(), facts.now, &told);
+        })
+    }
+}
+
+/// An address is over a limit.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} is over its limit of {}; see limits in the configuration", self.what.as_str())]
+struct TooOften {
+    what: Throttled,
+    address: IpAddr,
 }
 
 /// Where a person goes after signing in: an absolute URL on a host of ours, made from parts that we checked.
@@ -259,6 +323,7 @@ impl Settings {
             serves: Box::new(|host| {
                 matches!(host, "gate.example.com" | "wiki.example.com") || host.ends_with(".apps.example.com")
             }),
+            limits: Limits { sign_ins: None, callbacks: None, exempt: Vec::new() },
         })
     }
 }
@@ -482,7 +547,9 @@ mod tests {
         let directory =
             Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
-        Ok((Login { keyring, entropy, store, directory, live, clock, telemetry }, runtime))
+        let (sign_ins, callbacks) = (Throttle::default(), Throttle::default());
+        let login = Login { keyring, entropy, store, directory, live, clock, telemetry, sign_ins, callbacks };
+        Ok((login, runtime))
     }
 
     /// Starts a sign-in on `host` in a browser with `fields` for cookies.
@@ -575,9 +642,58 @@ mod tests {
             let found = match started(&login, &settings, "gate.example.com", &fields)? {
                 Start::Go { .. } => None,
                 Start::Loop { rounds, .. } => Some(rounds),
+                Start::TooOften { .. } => return Err("there is no limit".into()),
             };
             assert_eq!(found, expected, "{value}");
         }
+        Ok(())
+    }
+
+    /// What the beginning of so many sign-ins came to; `Some` is the wait.
+    fn waits(
+        login: &Login,
+        settings: &Settings,
+        host: &str,
+        count: usize,
+    ) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
+        (0..count)
+            .map(|_| match started(login, settings, host, &[])? {
+                Start::TooOften { wait } => Ok(Some(wait.as_secs())),
+                Start::Go { .. } => Ok(None),
+                Start::Loop { .. } => Err("no loop was under way".into()),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_address_begins_as_many_sign_ins_as_it_may() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let mut settings = Settings::for_tests(None)?;
+        settings.limits.sign_ins = Rate::new(3, Duration::from_secs(60));
+        // What only leads to the gateway's own host begins nothing.
+        assert_eq!(waits(&login, &settings, "wiki.example.com", 9)?, [None; 9]);
+        assert_eq!(waits(&login, &settings, "gate.example.com", 5)?, [None, None, None, Some(20), Some(20)]);
+        assert_eq!(login.telemetry.metrics.throttled.of(Throttled::SignIn).get(), 2);
+        assert_eq!(login.telemetry.metrics.sign_in_starts.get(), 3);
+        // A proxy of ours that does not say for whom it asks stands for everybody.
+        settings.limits.exempt = vec!["203.0.113.0/24".parse()?];
+        assert_eq!(waits(&login, &settings, "gate.example.com", 5)?, [None; 5]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_address_comes_back_as_often_as_it_may_whatever_it_began() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let (login, _runtime) = login(folder.path())?;
+        let mut settings = Settings::for_tests(None)?;
+        settings.limits.callbacks = Rate::new(2, Duration::from_secs(60));
+        let headers = HeaderMap::new();
+        let arrival = arrival("gate.example.com", "/.teamgate/callback", None)?;
+        let facts = arrival.facts(&Method::GET, &headers);
+        let found: Vec<bool> = (0..4).map(|_| login.may_come_back(&settings, &facts).is_ok()).collect();
+        assert_eq!(found, [true, true, false, false]);
+        assert_eq!(login.telemetry.metrics.throttled.of(Throttled::Callback).get(), 2);
         Ok(())
     }
 

@@ -5,14 +5,27 @@
 //! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
 //! ([`upstream`]).
 
+pub mod attempt;
+pub mod awaited;
+pub mod balance;
 pub mod context;
+mod exchange;
 pub mod facts;
 mod failure;
+mod health;
+mod https;
 pub mod own;
+mod patience;
+mod peer;
+mod reach;
+mod resolver;
 mod response;
+mod revocable;
+mod streams;
 mod tunnel;
 pub mod upstream;
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -20,25 +33,31 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::attempt::{Attempts, ServerError};
+use self::balance::Pools;
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
-use self::response::{keep_private, strip_hop_by_hop};
-use self::upstream::{Awaited, Resolver, dress, peer};
+use self::patience::{Patience, Stalled, be_patient};
+use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
+use self::revocable::revocable;
+use self::upstream::dress;
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
 use crate::gate::{Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
+use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
 use crate::policy::Decision as PolicyDecision;
 use crate::route::destination::Destination;
@@ -46,10 +65,10 @@ use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, StatusClass};
+use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
 
-/// How long a client may keep a connection open between two requests.
-const KEEP_ALIVE_SECONDS: u64 = 75;
+/// How long a client that is still sending may go on to, once it has its answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct Proxy {
@@ -65,10 +84,12 @@ pub struct Proxy {
     pub clock: Clock,
     /// Names requests.
     pub ids: RequestIds,
-    /// Knows where apps are.
-    pub resolver: Resolver,
+    /// Knows where apps are and which of them are well.
+    pub pools: Pools,
     /// Counts and records.
     pub telemetry: Telemetry,
+    /// What is decided on again while it is under way.
+    pub open: Open,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -127,6 +148,8 @@ impl Proxy {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
     }
@@ -151,7 +174,10 @@ impl Proxy {
             Verdict::Deny(denied) => Answered::denied(arrival, denied),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
-                reason: verdict.reason(),
+                reason: match answer.status() {
+                    StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
+                    _ => verdict.reason(),
+                },
                 ..Answered::of(arrival, decision)
             },
         };
@@ -196,7 +222,10 @@ impl Proxy {
         };
         let reason = match &context.stage {
             Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => None,
+            _ => {
+                let ending = context.conversation.line.ending().map(Ending::sentence);
+                ending.or(context.stalled.map(Stalled::sentence))
+            }
         };
         let arrival = context.stage.arrival();
         let path = match decision {
@@ -225,7 +254,7 @@ impl Proxy {
             total,
             bytes_in: session.body_bytes_read() as u64,
             bytes_out: session.body_bytes_sent() as u64,
-            upstream_error: context.upstream_error,
+            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
         });
     }
 }
@@ -237,6 +266,24 @@ fn grounds(admitted: &Admitted) -> String {
         // Deciding is pure; on the same values it does not change its mind.
         _ => String::new(),
     }
+}
+
+/// An answer that is none: the app's fault.
+fn nonsense(what: Nonsense) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
+}
+
+/// Lets a client that is still sending read its answer: closing on it would be a reset, which overtakes the answer.
+async fn linger(session: &mut Session) {
+    let rest = async { while let Ok(Some(_)) = session.as_downstream_mut().read_request_body().await {} };
+    // Whoever takes longer has had the time to read.
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+/// What was answered, but for interim answers: after those the one that counts is still to come.
+fn answered_with(session: &Session) -> Option<StatusCode> {
+    let status = session.response_written()?.status;
+    (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
 /// A stage that nothing may be forwarded from: the request ends here.
@@ -267,6 +314,11 @@ impl ProxyHttp for Proxy {
             gate: None,
             first_byte: None,
             upstream_error: None,
+            stalled: None,
+            interim: 0,
+            answered: false,
+            open: None,
+            attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
         }
@@ -276,22 +328,24 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        // Without this Pingora keeps HTTP/1.1 connections for ever, and gives the next request no time limit.
-        // Those that it means to close (HTTP/1.0, or framing in doubt) stay so.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEP_ALIVE_SECONDS));
+        be_patient(session, &context.snapshot.edge.limits);
+        if session.req_header().version < Version::HTTP_11 {
+            // It knows no interim answers (RFC 9110 §15.2).
+            session.set_ignore_info_resp(true);
         }
         let snapshot = context.snapshot.clone();
         context.conversation.head_is_read();
         let peer = peer_of(context);
         let now = self.clock.now();
-        let head = match session.as_http1() {
-            Some(wire) if wire.req_header().headers.contains_key(TRANSFER_ENCODING) => {
-                wire.get_headers_raw_bytes()
-            }
-            _ => Bytes::new(),
-        };
-        let reading = match facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now) {
+        if session.req_header().headers.contains_key(TRANSFER_ENCODING) {
+            // Parsers of chunks differ (ours takes any byte in an extension, and no digits for a size): if a proxy
+            // before us sees another end of the body, what is behind it must be no request to us.
+            session.set_keepalive(None);
+        }
+        let head = session.as_http1().map_or_else(Bytes::new, |wire| wire.get_headers_raw_bytes());
+        let ends = context.conversation.ends.clone();
+        let reading = facts::read(session.req_header(), &head, peer, &snapshot.edge, &self.ids, now);
+        let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
                 // Where its end is in doubt, so is the beginning of the next one.
@@ -302,6 +356,12 @@ impl ProxyHttp for Proxy {
                 return self.answer(session, context, answered, page).await;
             }
         };
+        if let Some((decision, answer)) =
+            https::elsewhere(&ends.listen, &snapshot, &reading, request_shape(session))
+        {
+            let answered = Answered::of(reading.arrival, decision);
+            return self.answer(session, context, answered, answer).await;
+        }
         if snapshot.edge.is_own(&reading.arrival.host, &reading.arrival.path)
             && snapshot.serves(&reading.arrival.host)
         {
@@ -323,27 +383,95 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(upstream) = &admitted.pass.route().destination;
-        let address = self.resolver.address(upstream).await.map_err(|error| {
-            context.upstream_error = Some("dns");
-            Error::because(ErrorType::ConnectError, "the upstream's name has no address", error)
-        })?;
-        let awaited = Awaited::by(&session.req_header().headers);
-        Ok(Box::new(peer(upstream, address, &context.snapshot.edge.upstream, awaited)))
+        let Destination::App(app) = &admitted.pass.route().destination;
+        let key = exchange::key(app.balance, admitted);
+        let endpoint = context.attempts.next(&self.pools, app, key).await;
+        match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
+            Ok(peer) => Ok(Box::new(peer)),
+            Err((fault, error)) => {
+                context.upstream_error = Some(fault);
+                Err(error)
+            }
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: RawFd,
+        digest: Option<&Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        let admitted = context.stage.admitted().map_err(closed)?;
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        context: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        exchange::not_connected(context, error)
+    }
+
+    /// Pingora's own rule would repeat a request only on an old connection, and to the same app.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        exchange::broken(session, context, error, reused)
     }
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
+        if context.open.is_some() || !session.is_body_empty() {
+            // Only now: Pingora has settled what this stream may do by what it was before.
+            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            revocable(session.as_mut(), &context.conversation.line, patience);
+        }
         let Admitted { reading, outgoing, .. } = admitted;
         // Exactly what was decided on, whatever was sent.
         request.set_raw_path(reading.target.wire().as_bytes())?;
         dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
-            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))
+            .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
+        let Destination::App(app) = &admitted.pass.route().destination;
+        exchange::close_afterwards(request, &app.timeouts)?;
+        exchange::say_host(request, &app.host_header, &context.attempts)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let (Some(_), Some(open)) = (body, &context.open) {
+            open.heard();
+        }
+        if context.answered {
+            // An app that answers without having read the body may take it for the next request on this connection,
+            // one that no gate has seen. So the connection ends here; the client has its answer.
+            return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
+        }
+        if end {
+            context.attempts.asked();
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -354,27 +482,70 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS && !session.is_upgrade_req() {
             // Pingora would relay it, and the client would take what follows for another protocol.
-            let mut unasked =
-                Error::explain(ErrorType::InvalidHTTPHeader, "a change of protocol that nobody asked for");
-            unasked.as_up();
-            return Err(unasked);
+            return Err(nonsense(Nonsense::Protocol));
+        }
+        let client = session.req_header().version;
+        settle_framing(response, client).map_err(nonsense)?;
+        if client < Version::HTTP_11 && !response.headers.contains_key(CONTENT_LENGTH) {
+            // Its end is that of the connection; Pingora would find out after it has promised to keep it.
+            session.set_keepalive(None);
+        }
+        if let (Some(kind), Some(open)) = (streams::kind_of_answer(response), &context.open) {
+            open.becomes(kind);
+        }
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            context.conversation.becomes_tunnel();
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
             context.first_byte = Some(context.started.elapsed().saturating_sub(decided));
         }
         if response.status.is_informational() {
+            context.interim += 1;
+            if context.interim > MAX_INTERIM {
+                return Err(nonsense(Nonsense::Interim));
+            }
+            match response.status {
+                StatusCode::SWITCHING_PROTOCOLS => context.attempts.answered(ServerError::No),
+                _ => strip_hop_by_hop(response),
+            }
             return Ok(());
         }
+        let server_error = response.status.is_server_error();
+        context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
         }
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        exchange::is_in_time(&context.attempts)?;
+        Ok(None)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        end: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        context.answered |= end;
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -383,24 +554,49 @@ impl ProxyHttp for Proxy {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
+        if let (Some(ending), Some(arrival)) = (context.conversation.line.ending(), context.stage.arrival()) {
+            streams::say_goodbye(session, &pages::common(&context.snapshot, arrival), ending).await;
+            return FailToProxy { error_code: 403, can_reuse_downstream: false };
+        }
         let gone = matches!(
             error.etype(),
             ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed
         ) && error.esource() == &ErrorSource::Downstream;
         let status = status_of(error);
-        if gone || session.response_written().is_some() {
+        context.stalled = Stalled::find(error);
+        if gone || answered_with(session).is_some() {
+            if error.esource() == &ErrorSource::Upstream {
+                exchange::cut_short(context, error);
+            }
+            if !gone && session.as_http1().is_some() {
+                // What was said already may still be on its way: without it this looks like no answer at all, and
+                // some clients try again then.
+                session.as_downstream_mut().shutdown().await;
+                if context.answered {
+                    linger(session).await;
+                }
+            }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
-        let kind = kind_of(error);
-        context.upstream_error.get_or_insert(kind);
+        if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
+            // The app is not to blame, and nobody need be warned: the access line says it.
+            let common = pages::common(&context.snapshot, arrival);
+            let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
+            session.set_keepalive(None);
+            let _ = own::write(session, page).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
+        }
+        let kind = kind_of(error, context.attempts.is_answered());
+        let kind = context.upstream_error.get_or_insert(kind).as_str();
         let arrival = context.stage.arrival().cloned();
         let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+        let upstream = exchange::upstream_of(context);
         let page = match (&arrival, &route) {
             (Some(arrival), Ok(route)) => {
                 tracing::warn!(
                     request_id = &*arrival.request_id,
                     route = &*route.name,
-                    upstream = route.destination.app().map(|app| &*app.url_text),
+                    upstream = upstream.as_deref(),
                     kind,
                     "the upstream failed: {}",
                     reason_of(error)
@@ -409,6 +605,7 @@ impl ProxyHttp for Proxy {
                 let (again, shape) = (arrival.link(), request_shape(session));
                 match status {
                     502 => render::app_down(&common, &route.name, &again, shape),
+                    503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
                     504 => render::app_slow(&common, &route.name, &again, shape),
                     400 => render::bad_request(&common, "The request could not be read to its end.", shape),
                     _ => render::internal(&common, shape),
@@ -426,7 +623,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
-        let status = session.response_written().map_or(0, |response| response.status.as_u16());
+        let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
         self.account_for(session, context, status, total);
     }

@@ -63,8 +63,6 @@ pub struct Edge {
     pub requirements: Requirements,
     /// Bitbucket's web origin, for links and for `form-action`.
     pub bitbucket_web: Url,
-    /// How long an app may take.
-    pub upstream: UpstreamTimeouts,
     /// How much clients may ask for, and how slowly.
     pub limits: Limits,
 }
@@ -87,19 +85,6 @@ pub enum Requirements {
     Hidden,
 }
 
-/// How long an app may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct UpstreamTimeouts {
-    /// To take a connection, TLS included. Default 5 s.
-    pub connect: Duration,
-    /// Between two reads, the first byte of the answer included. Default 60 s. Not for WebSockets.
-    pub read: Duration,
-    /// Between two writes. Default 60 s.
-    pub write: Duration,
-    /// How long an unused connection is kept. Zero: not at all.
-    pub idle: Duration,
-}
-
 /// How much clients may ask for, and how slowly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -116,7 +101,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between two pieces of a request's body. Default 60 s.
     pub body_timeout: Duration,
-    /// Between two moments in which a client takes something of an answer that is there. Default 60 s.
+    /// For a client to take a piece of its answer that is there. Default 60 s.
     pub answer_timeout: Duration,
     /// How long a connection may be open without a request. At least 1 s; default 75 s.
     pub keep_alive: Duration,
@@ -198,12 +183,6 @@ impl Edge {
             contact: None,
             requirements: Requirements::Shown,
             bitbucket_web: "https://bitbucket.org".parse()?,
-            upstream: UpstreamTimeouts {
-                connect: Duration::from_secs(5),
-                read: Duration::from_secs(60),
-                write: Duration::from_secs(61),
-                idle: Duration::from_secs(55),
-            },
             limits: Limits::for_tests(),
         })
     }
@@ -379,7 +358,9 @@ mod tests {
             line: 1,
             policy: crate::policy::Policy::Public,
             max_age: None,
-            destination: crate::route::destination::Destination::App("http://10.0.0.5:8080".parse()?),
+            destination: crate::route::destination::Destination::App(Arc::new(
+                "http://10.0.0.5:8080".parse()?,
+            )),
             identity,
             allow_in_path: crate::route::oddity::Oddities::NONE,
         })

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use teamgate::clock::Clock;
 use teamgate::config::load;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -29,7 +30,7 @@ fn lookup(name: &str) -> Option<String> {
 
 /// What is said about `file`, under a name that does not depend on the machine.
 fn said(file: &Path) -> Vec<String> {
-    let (mut problems, head) = match load(file, &lookup) {
+    let (mut problems, head) = match load(file, &lookup, Clock::system().now()) {
         Ok(compiled) => (compiled.warnings, "warnings only"),
         Err(problems) => (problems, ""),
     };
@@ -75,7 +76,7 @@ fn at_least_a_hundred_different_things_are_found_wrong() -> Outcome {
     let mut kinds = BTreeSet::new();
     let mut most = 0;
     for file in fixtures()? {
-        let Err(problems) = load(&file, &lookup) else { continue };
+        let Err(problems) = load(&file, &lookup, Clock::system().now()) else { continue };
         most = most.max(problems.list.len());
         for problem in problems.list {
             let mut quoted = false;
@@ -113,7 +114,8 @@ fn no_secret_and_no_content_of_a_variable_is_quoted() -> Outcome {
 fn the_example_files_load_without_a_warning() -> Outcome {
     let lookup = |name: &str| name.starts_with("BITBUCKET_CLIENT_").then(|| "value".to_owned());
     for name in ["example", "production"] {
-        let compiled = load(&PathBuf::from(format!("{ROOT}/config/{name}.yaml")), &lookup)?;
+        let compiled =
+            load(&PathBuf::from(format!("{ROOT}/config/{name}.yaml")), &lookup, Clock::system().now())?;
         assert_eq!(compiled.warnings.list, [], "{name}");
         assert!(compiled.routes.len() >= 3, "{name}");
     }

@@ -29,6 +29,8 @@ fn every_registered_metric_is_on_the_page_with_its_type_and_labels() -> Outcome 
     let page = reference()?;
     let metrics = Metrics::new("1", "c")?;
     metrics.config_in_force("h", 1);
+    metrics.certificate_ends("tls.crt", teamgate::clock::Timestamp::from_unix_seconds(1));
+    metrics.certificate_in_trouble("tls.crt", false);
     let scrape = metrics.render()?;
     let mut seen = 0;
     for (name, kind) in families(&scrape) {
@@ -51,6 +53,8 @@ fn every_name_keeps_the_conventions() -> Outcome {
     let page = reference()?;
     let metrics = Metrics::new("1", "c")?;
     metrics.config_in_force("h", 1);
+    metrics.certificate_ends("tls.crt", teamgate::clock::Timestamp::from_unix_seconds(1));
+    metrics.certificate_in_trouble("tls.crt", false);
     for (name, kind) in families(&metrics.render()?) {
         assert!(name.starts_with("teamgate_") || name.starts_with("process_"), "{name}: whose is it?");
         assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}: lower case and _ only");

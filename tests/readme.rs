@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +15,17 @@ const COMMANDS: &[&str] = &["cargo run -- dev", "cargo test", "teamgate validate
 /// What a configuration in the documents may expect of its environment.
 const VARIABLES: &[(&str, &str)] =
     &[("BITBUCKET_CLIENT_ID", "an-id"), ("BITBUCKET_CLIENT_SECRET", "a-secret-of-some-length")];
+
+/// The certificate that configurations in the documents name.
+fn write_certificate(folder: &Path) -> Outcome {
+    let names = vec!["wiki.example.com".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names)?;
+    for (name, text) in [("tls.crt", made.cert.pem()), ("tls.key", made.signing_key.serialize_pem())] {
+        fs::write(folder.join(name), text)?;
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
 
 /// A block between fences.
 #[derive(Debug)]
@@ -119,6 +131,7 @@ fn has_anchor(text: &str, wanted: &str) -> bool {
 #[test]
 fn every_configuration_in_the_documents_is_valid() -> Outcome {
     let folder = tempfile::tempdir()?;
+    write_certificate(folder.path())?;
     let mut seen = 0;
     for block in all_blocks()?.iter().filter(|block| block.language == "yaml" && is_whole(&block.text)) {
         let file = folder.path().join(format!("{seen}.yaml"));

@@ -13,8 +13,10 @@ use crate::directory;
 use crate::directory::plan::Ages;
 use crate::gate;
 use crate::gate::cookie::{self, SameSite, Secure};
+use crate::listener::tls::Terminator;
+use crate::listener::{self, H2c, Listen, ProxyProtocol, Purpose};
 use crate::login;
-use crate::snapshot::{Callback, Edge, Requirements, RouteTable, Snapshot, Stripped};
+use crate::snapshot::{Callback, Edge, Limits, Requirements, RouteTable, Snapshot, Stripped};
 use crate::telemetry::labels;
 use crate::telemetry::{self, Telemetry, metrics};
 
@@ -65,6 +67,11 @@ pub(super) fn snapshot(compiled: &Compiled, telemetry: &Telemetry) -> Result<Sna
             session: compiled.session,
             directory,
             serves: Box::new(move |host| host == own_host || serves.names(host)),
+            limits: login::Limits {
+                sign_ins: compiled.limits.sign_ins,
+                callbacks: compiled.limits.callbacks,
+                exempt: compiled.trusted_proxies.clone(),
+            },
         },
         assertion: assertion::Settings {
             header: compiled.assertion.header.clone(),
@@ -118,8 +125,38 @@ fn edge(compiled: &Compiled) -> Edge {
         contact: compiled.contact.as_ref().map(|contact| contact.as_str().into()),
         requirements: if compiled.hide_requirements { Requirements::Hidden } else { Requirements::Shown },
         bitbucket_web: compiled.bitbucket.web_url.clone(),
-        upstream: compiled.upstream_timeouts,
         limits: compiled.limits,
+    }
+}
+
+/// A listener as the accept loop wants it.
+///
+/// # Errors
+///
+/// When rustls knows no such configuration.
+pub(super) fn listener(told: &config::compile::listen::Listen) -> Result<Listen, rustls::Error> {
+    Ok(Listen {
+        address: told.address,
+        tls: told.tls.as_ref().map(Terminator::new).transpose()?,
+        h2c: if told.h2c { H2c::Spoken } else { H2c::Unknown },
+        proxy_protocol: if told.proxy_protocol { ProxyProtocol::Required } else { ProxyProtocol::Unknown },
+        purpose: if told.redirect_to_https { Purpose::RedirectToHttps } else { Purpose::Serve },
+        hsts: told.hsts.clone(),
+    })
+}
+
+/// What connections may cost.
+pub(super) fn listener_limits(limits: &Limits) -> listener::Limits {
+    // What a head has besides its target and what its fields say: a method, a version, and for each field a colon, a
+    // space and an end of line. Within this a request that is too large is read to its end and gets a page of ours.
+    let spelling = 256 + 4 * limits.header_fields;
+    listener::Limits {
+        ready_within: limits.handshake_timeout,
+        head_within: limits.header_timeout,
+        head_bytes: 2 * (limits.header_bytes + limits.target_bytes + spelling),
+        requests: limits.requests_per_connection,
+        streams: limits.http2_streams,
+        idle: limits.keep_alive,
     }
 }
 

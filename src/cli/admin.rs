@@ -13,6 +13,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{ConfigFile, Failure};
+use crate::clock::Clock;
 use crate::config;
 use crate::config::compile::{Token, secret_text};
 use crate::secret::Secret;
@@ -65,7 +66,7 @@ impl Admin {
             return Ok(Gateway { url: url.clone(), token });
         }
         // Its warnings are for whoever starts the gateway.
-        let admin = config::load(&self.file.config, &|name| std::env::var(name).ok());
+        let admin = config::load(&self.file.config, &|name| std::env::var(name).ok(), Clock::system().now());
         let admin = admin.map_err(Failure::Config)?.admin;
         let url = format!("http://{}", reachable(admin.address)).parse();
         let url = url.map_err(|_| Failure::Input(format!("{}: no address", admin.address)))?;

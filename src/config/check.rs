@@ -50,6 +50,12 @@ impl Checker<'_> {
             (Kind::Scalar(scalar), _) if is_null(scalar) && rule.get("x-nullable").is_some() => {
                 Some(Value::Null)
             }
+            (Kind::Scalar(scalar), Some("object")) if !is_null(scalar) && short(rule).is_some() => {
+                self.short(node, path, rule)
+            }
+            (Kind::Scalar(scalar), Some("array")) if !is_null(scalar) && rule.get("x-single").is_some() => {
+                self.list(std::slice::from_ref(node), path, &resolve(rule)["items"])
+            }
             (Kind::Scalar(scalar), Some("object" | "array")) => {
                 self.report(node, path, mismatch(rule, &Kind::Scalar(scalar.clone())))
             }
@@ -106,17 +112,28 @@ impl Checker<'_> {
         }
         for name in resolve(rule)["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !seen.contains_key(name) && !meant.contains(&name) {
-                let message = match known[name]["examples"][0].as_str() {
-                    Some(example) => {
+                let message = match &known[name]["examples"][0] {
+                    Value::String(example) => {
                         format!("`{name}` is missing; add `{name}: {}`", words::quoted_if_needed(example))
                     }
-                    None => format!("`{name}` is missing; add it as in config/example.yaml"),
+                    // JSON is YAML.
+                    example @ Value::Array(_) => format!("`{name}` is missing; add `{name}: {example}`"),
+                    _ => format!("`{name}` is missing; add it as in config/example.yaml"),
                 };
                 let place = self.places.of_key(path);
                 self.problems.push(Problem::new(place, path, message));
             }
         }
         Value::Object(sound)
+    }
+
+    /// A mapping of which only the one key is given that needs no name.
+    fn short(&mut self, node: &Node, path: &str, rule: &Value) -> Option<Value> {
+        let (name, rule) = short(rule)?;
+        let path = below(path, name);
+        self.places.note(&path, node.place, node);
+        let value = self.value(node, &path, rule)?;
+        Some(Value::Object(Map::from_iter([(name.to_owned(), value)])))
     }
 
     /// A mapping with keys of the operator's choice.
@@ -183,7 +200,9 @@ impl Checker<'_> {
         if is_count && (is_null(scalar) || (scalar.quoted && scalar.variables.is_empty())) {
             return Err(mismatch(rule, &Kind::Scalar(scalar.clone())));
         }
-        if let (false, Some(trap)) = (is_count, trap(scalar, form, rule)) {
+        // What is written as a number and is none: a status.
+        let may_be_number = is_count || rule["type"].is_array();
+        if let (false, Some(trap)) = (may_be_number, trap(scalar, form, rule)) {
             return Err(trap);
         }
         judge(form, text).map_err(|fault| format!("{} {fault}", subject(scalar, rule)))?;
@@ -220,6 +239,12 @@ impl Checker<'_> {
         };
         self.problems.push(Problem::new(entry.place, path, message));
     }
+}
+
+/// The key that a text alone stands for, with its rule.
+fn short(rule: &Value) -> Option<(&str, &Value)> {
+    let name = resolve(rule)["x-short"].as_str()?;
+    Some((name, properties(rule)?.get(name)?))
 }
 
 /// The canonical name and the rule of a key, by that name or another spelling.

@@ -1,8 +1,8 @@
 //! The document as the modules want it: nothing left to parse, nothing that can be wrong.
 //!
 //! Owns: [`compile`], [`Compiled`], and what several values together must fulfil. `compile/` has the parts:
-//! `hosts` (addresses, the gateway's own URL, the cookie), `limits` (what clients may ask for), `routes` (who may
-//! go where), `strip` (header names), `secret_text` (secrets in files).
+//! `listen` (listeners and their certificates), `hosts` (the gateway's own URL, the cookie), `limits` (what clients
+//! may ask for), `routes` (who may go where), `strip` (header names), `secret_text` (secrets in files).
 //! Must not know: sockets, threads; it starts nothing.
 //!
 //! A value that is broken is reported already and stands at its default here, so every rule that compares
@@ -10,6 +10,7 @@
 
 mod hosts;
 pub mod limits;
+pub mod listen;
 mod routes;
 pub mod secret_text;
 pub mod strip;
@@ -28,21 +29,24 @@ use super::document::{Document, LogFormat, LogLevel, SameSite, UserClaim};
 use super::places::Places;
 use super::problem::{Place, Problem, Problems};
 use super::value::show_duration;
+use crate::clock::Timestamp;
 use crate::keys::signing::Algorithm;
+use crate::listener::certificates::{Certificate, ClientCa, Fault, Named, Pair, Unsound};
 use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
 use crate::secret::Secret;
-use crate::snapshot::{Limits, UpstreamTimeouts};
+use crate::snapshot::Limits;
 use crate::{bitbucket, session};
 
+use listen::Listen;
 use secret_text::SecretText;
 
 /// A configuration that can be run.
 #[derive(Debug)]
 pub struct Compiled {
     /// Where to listen for browsers; at least one address, each once.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// The operators' listener.
     pub admin: Admin,
     /// The gateway's own origin, path `/`. https, or http on loopback.
@@ -71,8 +75,8 @@ pub struct Compiled {
     pub contact: Option<Url>,
     /// Whether refusals keep quiet about which teams would open the door.
     pub hide_requirements: bool,
-    /// Patience with apps.
-    pub upstream_timeouts: UpstreamTimeouts,
+    /// How many unused connections to apps are kept.
+    pub kept_connections: usize,
     /// Patience with clients.
     pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
@@ -175,8 +179,14 @@ pub struct Log {
 pub struct Surroundings<'a> {
     /// The folder that relative paths begin at.
     pub folder: &'a Path,
+    /// The present moment: certificates expire.
+    pub now: Timestamp,
     /// Reads a secret from a file.
     pub read_secret: &'a dyn Fn(&Path) -> Result<SecretText, secret_text::Error>,
+    /// Reads a certificate and its key.
+    pub read_certificate: &'a dyn Fn(&Pair, Timestamp) -> Result<Certificate, Unsound>,
+    /// Reads CAs of client certificates.
+    pub read_client_ca: &'a dyn Fn(&Named, Timestamp) -> Result<ClientCa, Fault>,
 }
 
 /// What came of it. Without problems there is a configuration.
@@ -212,8 +222,9 @@ pub fn compile(file: &str, draft: Draft, around: &Surroundings<'_>) -> Outcome {
 
 /// Runs every part, whatever the others say, and only then puts them together.
 fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled> {
-    let listen = hosts::listen(&document, findings);
-    let admin = hosts::admin(&document, findings, &listen);
+    let listen = listen::listen(&document, findings);
+    let addresses: Vec<SocketAddr> = listen.iter().map(|listen| listen.address).collect();
+    let admin = hosts::admin(&document, findings, &addresses);
     let external_url = hosts::external_url(&document, findings);
     let redirect_uri = hosts::redirect_uri(&document, findings, external_url.as_ref());
     let cookie = hosts::cookie(&document, findings, external_url.as_ref());
@@ -227,7 +238,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let strip = strip::effective(&document.strip_headers, findings);
     let limits = limits::limits(&document, findings);
     let ours = routes::Gateway {
-        listen: &listen,
+        listen: &addresses,
         admin: document.admin.address.0,
         external_url: external_url.as_ref(),
         cookie: &cookie,
@@ -262,12 +273,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
         strip,
         contact: document.contact.map(|contact| contact.0),
         hide_requirements: document.hide_requirements,
-        upstream_timeouts: UpstreamTimeouts {
-            connect: document.upstream_timeouts.connect.0,
-            read: document.upstream_timeouts.read.0,
-            write: document.upstream_timeouts.write.0,
-            idle: document.upstream_timeouts.idle.0,
-        },
+        kept_connections: usize::try_from(document.kept_connections.0).unwrap_or(usize::MAX),
         limits,
         shutdown_grace: document.shutdown_grace.0,
         routes: routes.into_iter().map(|found| (found.pattern, found.route)).collect(),
@@ -445,11 +451,18 @@ mod tests {
     use super::*;
     use crate::config::read;
     use crate::config::schema::{properties, resolve, schema};
+    use crate::listener::certificates::Part;
+    use crate::listener::certificates::tests::NOW;
 
     type Tested = Result<(), Box<dyn Error>>;
 
     const FULL: &str = r#"
-listen: [{ address: "127.0.0.1:8080" }]
+listen:
+  - { address: "127.0.0.1:8080", h2c: true, proxy_protocol: true }
+  - { address: "127.0.0.1:8082", redirect_to_https: true }
+  - address: "127.0.0.1:8443"
+    tls: { certificates: [{ cert: tls.crt, key: tls.key }], min_version: 1.3, client_ca: ca.pem }
+    hsts: { max_age: 366d, include_subdomains: true, preload: true }
 admin: { address: "127.0.0.1:9090", token_file: token }
 external_url: https://gate.int.example.com
 trusted_proxies: [10.0.0.0/8]
@@ -470,7 +483,8 @@ store: { kind: embedded, path: kept }
 assertion: { header: X-Said, algorithm: EdDSA, lifetime: 4m, rotate_every: 20d, user_claim: email }
 log: { format: json, level: debug, access: false, audit_file: audit.jsonl }
 strip_headers: { add: [X-Acme-*], keep: [X-WEBAUTH-*] }
-upstream_timeouts: { connect: 4s, read: 50s, write: 55s, idle: 45s }
+upstream_timeouts: { connect: 4s, header: 50s, idle: 65s, write: 55s, total: 30m, keep_alive: 3s }
+kept_connections: 99
 limits:
   { header_bytes: 31KiB, header_fields: 99, target_bytes: 7KiB, handshake_timeout: 9s, header_timeout: 8s,
     body_timeout: 57s, answer_timeout: 58s, keep_alive: 74s, requests_per_connection: 9999, connections: 9998,
@@ -491,13 +505,43 @@ routes:
     plain_headers: false
     allow_in_path: [semicolon]
   - { name: one, path_exact: /one, access: signed-in, upstream: "http://10.0.0.6:8080" }
+  - name: several
+    path: /several
+    teams: [acme]
+    upstreams: ["https://10.0.1.6:8080", { url: "https://10.0.1.7:8080", weight: 3 }]
+    balance: least-connections
+    health_check: { path: /well, host: well.example.com, expect: [200, 3xx], interval: 9s, timeout: 4s, healthy_after: 4, unhealthy_after: 7 }
+    ejection: { after: 6, for: 29s, server_errors: true }
+    retries: 2
+    max_connections: 90
+    http_version: h2
+    upstream_timeouts: { connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }
+    host_header: several.example.com
+  - { name: connects, path: /connects, teams: [acme], upstream: "http://10.0.1.8:8080", health_check: { tcp: true } }
   - { name: many, path_regex: "/many/.*", allow: [{ all: [{ team: acme }, { any: [{ email: ada@example.com }] }] }, { not: { email_domain: example.net } }], upstream: "http://10.0.0.7:8080" }
 "#;
 
     /// For each key of the file: what to replace in [`FULL`], and by what.
     const CHANGES: &[(&str, &str, &str)] = &[
-        ("listen", "listen: [", "listen: [{ address: 127.0.0.1:8088 }, "),
+        ("listen", "listen:\n", "listen:\n  - { address: 127.0.0.1:8088 }\n"),
         ("listen.address", "127.0.0.1:8080", "127.0.0.1:8081"),
+        ("listen.h2c", "h2c: true", "h2c: false"),
+        ("listen.proxy_protocol", ", proxy_protocol: true", ""),
+        ("listen.redirect_to_https", ", redirect_to_https: true", ""),
+        ("listen.tls", ", client_ca: ca.pem", ""),
+        ("listen.tls.certificates", "certificates: [", "certificates: [{ cert: a, key: b }, "),
+        ("listen.tls.certificates.cert", "cert: tls.crt", "cert: other.crt"),
+        ("listen.tls.certificates.key", "key: tls.key", "key: other.key"),
+        ("listen.tls.min_version", "min_version: 1.3", "min_version: 1.2"),
+        ("listen.tls.client_ca", "ca.pem", "cas.pem"),
+        ("listen.hsts", ", preload: true", ""),
+        ("listen.hsts.max_age", "366d", "367d"),
+        (
+            "listen.hsts.include_subdomains",
+            "include_subdomains: true, preload: true",
+            "include_subdomains: false",
+        ),
+        ("listen.hsts.preload", "preload: true", "preload: false"),
         ("admin", "admin: { address: \"127.0.0.1:9090\", token_file: token }", ""),
         ("admin.address", "127.0.0.1:9090", "127.0.0.1:9091"),
         ("admin.token_file", ", token_file: token", ""),
@@ -543,9 +587,12 @@ routes:
         ("strip_headers.keep", "keep: [X-WEBAUTH-*]", "keep: []"),
         ("upstream_timeouts", "connect: 4s, ", ""),
         ("upstream_timeouts.connect", "connect: 4s", "connect: 3s"),
-        ("upstream_timeouts.read", "read: 50s", "read: 51s"),
+        ("upstream_timeouts.header", "header: 50s", "header: 51s"),
+        ("upstream_timeouts.idle", "idle: 65s", "idle: 66s"),
         ("upstream_timeouts.write", "write: 55s", "write: 51s"),
-        ("upstream_timeouts.idle", "idle: 45s", "idle: 0s"),
+        ("upstream_timeouts.total", "total: 30m", "total: 31m"),
+        ("upstream_timeouts.keep_alive", "keep_alive: 3s", "keep_alive: 0s"),
+        ("kept_connections", "kept_connections: 99", "kept_connections: 98"),
         ("limits", "header_bytes: 31KiB, ", ""),
         ("limits.header_bytes", "31KiB", "30KiB"),
         ("limits.header_fields", "header_fields: 99,", "header_fields: 98,"),
@@ -575,6 +622,38 @@ routes:
         ("routes.deny", "deny: [{ account: \"{5e1f9b0c-94e7-4a51-8a41-1df0a2c1b3d4}\" }]", ""),
         ("routes.max_age", "max_age: 60s", "max_age: 61s"),
         ("routes.upstream", "http://10.0.0.5:8080", "https://10.0.0.5:8080"),
+        ("routes.upstreams", ", { url: \"https://10.0.1.7:8080\", weight: 3 }", ""),
+        ("routes.upstreams.url", "https://10.0.1.7:8080", "https://10.0.1.9:8080"),
+        ("routes.upstreams.weight", "weight: 3", "weight: 4"),
+        ("routes.balance", "least-connections", "account"),
+        ("routes.health_check", ", health_check: { tcp: true }", ""),
+        ("routes.health_check.path", "path: /well", "path: /ill"),
+        ("routes.health_check.tcp", "tcp: true", "path: /"),
+        ("routes.health_check.host", "host: well.", "host: ill."),
+        ("routes.health_check.expect", "[200, 3xx]", "204"),
+        ("routes.health_check.interval", "interval: 9s", "interval: 8s"),
+        ("routes.health_check.timeout", "timeout: 4s", "timeout: 3s"),
+        ("routes.health_check.healthy_after", ", healthy_after: 4", ", healthy_after: 5"),
+        ("routes.health_check.unhealthy_after", "unhealthy_after: 7", "unhealthy_after: 8"),
+        ("routes.ejection", "after: 6, for: 29s, server_errors: true", ""),
+        ("routes.ejection.after", "after: 6,", "after: 0,"),
+        ("routes.ejection.for", "for: 29s", "for: 28s"),
+        ("routes.ejection.server_errors", "server_errors: true", "server_errors: false"),
+        ("routes.retries", "retries: 2", "retries: 0"),
+        ("routes.max_connections", "max_connections: 90", "max_connections: 91"),
+        ("routes.http_version", "http_version: h2", "http_version: h1"),
+        (
+            "routes.upstream_timeouts",
+            "{ connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }",
+            "{}",
+        ),
+        ("routes.upstream_timeouts.connect", "connect: 2s", "connect: 3s"),
+        ("routes.upstream_timeouts.header", "header: 20s", "header: 21s"),
+        ("routes.upstream_timeouts.idle", "idle: 30s", "idle: 31s"),
+        ("routes.upstream_timeouts.write", "write: 40s", "write: 41s"),
+        ("routes.upstream_timeouts.total", "total: 10m", "total: 11m"),
+        ("routes.upstream_timeouts.keep_alive", "keep_alive: 50s", "keep_alive: 51s"),
+        ("routes.host_header", "host_header: several.example.com", "host_header: upstream"),
         ("routes.audience", "audience: the-wiki", ""),
         ("routes.headers", "{name}", "{nickname}"),
         ("routes.groups", "groups: matching", ""),
@@ -593,7 +672,16 @@ routes:
         let read_secret = |path: &Path| {
             Ok(SecretText { secret: Secret::new(format!("from {}", path.display())), exposed: None })
         };
-        let around = Surroundings { folder: Path::new("/etc/teamgate"), read_secret: &read_secret };
+        let around = Surroundings {
+            folder: Path::new("/etc/teamgate"),
+            now: NOW,
+            read_secret: &read_secret,
+            read_certificate: &|_, _| {
+                Certificate::for_tests(&["gate.int.example.com"])
+                    .map_err(|_| Unsound { part: Part::Cert, fault: Fault::BadCertificate })
+            },
+            read_client_ca: &|_, _| Ok(ClientCa::for_tests()),
+        };
         let outcome = compile("f", read(text, &|_| None).map_err(|p| p.to_string())?, &around);
         let problems: Vec<String> = outcome.problems.iter().map(Problem::to_string).collect();
         Ok(outcome.compiled.ok_or(problems.join("\n"))?)
@@ -617,7 +705,7 @@ routes:
             strip,
             contact,
             hide_requirements,
-            upstream_timeouts,
+            kept_connections,
             limits,
             shutdown_grace,
             routes,
@@ -628,7 +716,7 @@ routes:
         let secret = bitbucket.client_secret.expose().clone();
         let admin = (listen, address, token, external_url, trusted_proxies, bitbucket, secret);
         let people = (directory, session, cookie, secret_file, store_path, assertion, log);
-        let apps = (strip, contact, hide_requirements, upstream_timeouts, limits, shutdown_grace, routes);
+        let apps = (strip, contact, hide_requirements, kept_connections, limits, shutdown_grace, routes);
         format!("{admin:?} {people:?} {apps:?}")
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{
     Account, Address, Contact, Count, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin,
-    RateLimit, Size, Span, Team, Text, WebUrl,
+    RateLimit, Size, Span, Statuses, Team, Text, WebUrl,
 };
 use crate::throttle::Rate;
 
@@ -62,6 +62,9 @@ pub struct Document {
     pub strip_headers: StripHeaders,
     /// How long apps may take.
     pub upstream_timeouts: UpstreamTimeouts,
+    /// How many unused connections to apps are kept for the next request, over all apps.
+    #[schemars(extend("x-min" = "0", "x-max" = "100000"))]
+    pub kept_connections: Count,
     /// How much clients may ask for, and how slowly.
     pub limits: Limits,
     /// How long open requests may go on after SIGTERM.
@@ -90,6 +93,7 @@ impl Default for Document {
             log: Log::default(),
             strip_headers: StripHeaders::default(),
             upstream_timeouts: UpstreamTimeouts::default(),
+            kept_connections: Count(1024),
             limits: Limits::default(),
             shutdown_grace: seconds(30),
             routes: Vec::new(),
@@ -104,6 +108,88 @@ pub struct Listen {
     /// The IP address and port.
     #[schemars(extend("x-required" = true))]
     pub address: Option<Address>,
+    /// Speak TLS here, with HTTP/2 for those who can. Unless given, plain HTTP.
+    pub tls: Option<Tls>,
+    /// Answer every request with 308 to the same address at https, with the port of `external_url`. Hosts that
+    /// no route names get 404. Not with `tls`.
+    pub redirect_to_https: bool,
+    /// What browsers are told about https. Only with `tls`. Unless given, they are told its defaults, or nothing
+    /// where `external_url` is this machine.
+    pub hsts: Option<Hsts>,
+    /// Take HTTP/2 without TLS, too (prior knowledge, as gRPC clients and proxies have it). Not with `tls`,
+    /// which has HTTP/2 anyway.
+    pub h2c: bool,
+    /// Every connection begins with a PROXY protocol header, version 1 or 2, that says who the client is. Only
+    /// from `trusted_proxies`: a connection from elsewhere is closed.
+    pub proxy_protocol: bool,
+}
+
+/// TLS on a listener.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates with their keys. A client is shown the one with the host that it asks for (SNI): one with
+    /// exactly this name before one with a wildcard; the first in the list if none has it, or the client names no
+    /// host. Of several with the same name the first whose kind of key the client knows.
+    #[schemars(extend("x-required" = true, "examples" = [[{ "cert": "tls.crt", "key": "tls.key" }]]))]
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version of TLS that is spoken.
+    pub min_version: TlsVersion,
+    /// A PEM file with one CA or several: every client must show a certificate of theirs, or gets no connection.
+    #[schemars(extend("examples" = ["clients-ca.pem"]))]
+    pub client_ca: Option<Text>,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls { certificates: Vec::new(), min_version: TlsVersion::Tls12, client_ca: None }
+    }
+}
+
+/// A certificate and its key, in PEM. Files are looked at while teamgate runs: when they change, and fit, they
+/// are used from the next connection on.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// The server's own certificate, and behind it those that lead to a CA that browsers know.
+    #[schemars(extend("x-required" = true, "examples" = ["tls.crt"]))]
+    pub cert: Option<Text>,
+    /// Its private key, not encrypted. May be the same file.
+    #[schemars(extend("x-required" = true, "examples" = ["tls.key"]))]
+    pub key: Option<Text>,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub enum TlsVersion {
+    /// And 1.3. Everything since 2013 knows it.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// Alone. Browsers know it since 2018.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// `Strict-Transport-Security` on answers over TLS, unless the app sends its own: browsers come back by https
+/// alone, even where a link says http.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hsts {
+    /// For how long browsers remember it. `0s` makes them forget.
+    #[schemars(extend("x-min" = "0s", "x-max" = "730d"))]
+    pub max_age: Span,
+    /// For every host below, too, whoever serves it.
+    pub include_subdomains: bool,
+    /// Agree to be built into browsers, for good. Needs `include_subdomains` and a `max_age` of a year, and that
+    /// somebody enters the domain at hstspreload.org.
+    pub preload: bool,
+}
+
+impl Default for Hsts {
+    fn default() -> Hsts {
+        Hsts { max_age: seconds(30 * 86_400), include_subdomains: false, preload: false }
+    }
 }
 
 /// The operators' listener.
@@ -395,28 +481,45 @@ pub struct StripHeaders {
     pub keep: Vec<Text>,
 }
 
-/// Patience with apps.
+/// Patience with apps. A route may have its own.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamTimeouts {
-    /// To open a connection, TLS included.
+    /// To open a connection, TLS included. Past it another upstream is tried, or the answer is 504.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
     pub connect: Span,
-    /// The longest silence of the app before and within an answer. Open WebSockets and event streams are
-    /// exempt.
-    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
-    pub read: Span,
+    /// From the end of the request to the header of the answer. Past it the answer is 504. Event streams,
+    /// WebSockets and gRPC included.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub header: Span,
+    /// The longest silence within an answer; at least `header`. Unless given: `60s`, or `header` if that is longer.
+    /// Event streams, WebSockets and gRPC are exempt.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub idle: Option<Span>,
     /// The longest time in which the app takes nothing of a request's body.
     #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub write: Span,
-    /// How long an unused connection to an app is kept for the next request.
+    /// From the decision to the end of the answer, tries and bodies included. Unless given, there is no such limit.
+    /// Event streams, WebSockets and gRPC are exempt.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "30d", "examples" = ["5m"]))]
+    pub total: Option<Span>,
+    /// How long an unused connection is kept for the next request. Less than the app does: it must not close one
+    /// that a request is just on its way over. Node, Apache and Uvicorn close after 5 s, nginx after 75 s. `0s`: none
+    /// is kept.
     #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
-    pub idle: Span,
+    pub keep_alive: Span,
 }
 
 impl Default for UpstreamTimeouts {
     fn default() -> UpstreamTimeouts {
-        UpstreamTimeouts { connect: seconds(5), read: seconds(60), write: seconds(60), idle: seconds(60) }
+        UpstreamTimeouts {
+            connect: seconds(5),
+            header: seconds(60),
+            idle: None,
+            write: seconds(60),
+            total: None,
+            keep_alive: seconds(4),
+        }
     }
 }
 
@@ -427,7 +530,7 @@ impl Default for UpstreamTimeouts {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// How long a request's header fields may be together, names and values; longer ones get 431.
-    #[schemars(extend("x-min" = "1KiB", "x-max" = "512KiB"))]
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "256KiB"))]
     pub header_bytes: Size,
     /// How many header fields a request may have; more get 431.
     #[schemars(extend("x-min" = "10", "x-max" = "250"))]
@@ -443,11 +546,11 @@ pub struct Limits {
     #[schemars(extend("x-min" = "100ms", "x-max" = "5m"))]
     pub header_timeout: Span,
     /// The longest silence within a request's body; a client that is silent for longer gets 408. WebSockets are
-    /// exempt.
+    /// exempt, and over HTTP/2 a body while it is being answered and gRPC between two messages.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub body_timeout: Span,
-    /// The longest time in which a client takes nothing of an answer that is there to be taken. An app that has
-    /// nothing to say, as in event streams, does not count.
+    /// The longest time that a client takes for a piece of its answer, at most 64 KiB. An app that has nothing to say,
+    /// as in event streams, does not count.
     #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
     pub answer_timeout: Span,
     /// How long a connection may be open without a request.
@@ -495,6 +598,161 @@ impl Default for Limits {
     }
 }
 
+/// Patience with the app of one route. What is not given is as in `upstream_timeouts`, where it is explained.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// To open a connection.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub connect: Option<Span>,
+    /// From the end of the request to the header of the answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub header: Option<Span>,
+    /// The longest silence within an answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "24h"))]
+    pub idle: Option<Span>,
+    /// The longest time in which the app takes nothing of a request's body.
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub write: Option<Span>,
+    /// From the decision to the end of the answer.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "30d"))]
+    pub total: Option<Span>,
+    /// How long an unused connection is kept.
+    #[schemars(extend("x-min" = "0s", "x-max" = "1h"))]
+    pub keep_alive: Option<Span>,
+}
+
+/// One of several upstreams: a URL alone, or with a weight.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "url"))]
+pub struct WeightedUpstream {
+    /// Scheme, host and port, as in `upstream`.
+    #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.6:8080"]))]
+    pub url: Option<Text>,
+    /// Its share, beside those of the others.
+    #[schemars(extend("x-min" = "1", "x-max" = "1000"))]
+    pub weight: Count,
+}
+
+impl Default for WeightedUpstream {
+    fn default() -> WeightedUpstream {
+        WeightedUpstream { url: None, weight: Count(1) }
+    }
+}
+
+/// Which upstream a request goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Balance {
+    /// One after the other, by weight.
+    RoundRobin,
+    /// The one that is busy with the fewest requests, by weight.
+    LeastConnections,
+    /// The same one for all requests of an account, while it is healthy.
+    Account,
+    /// The same one for all requests from a client address, while it is healthy.
+    ClientAddress,
+}
+
+/// Asks each upstream in the background whether it is well. One that is not gets no requests.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheck {
+    /// The path to ask for, by GET. One of `path` and `tcp` is needed.
+    #[schemars(extend("examples" = ["/healthz"]))]
+    pub path: Option<Text>,
+    /// Only open a connection.
+    pub tcp: bool,
+    /// The `Host` to ask for. Unless given, the upstream's own host and port.
+    #[schemars(extend("examples" = ["app.example.com"]))]
+    pub host: Option<Text>,
+    /// The good answers: a status, a class or a range, or a list of them. Unless given, `2xx`.
+    #[schemars(extend("x-single" = true, "examples" = [[200, 204], "2xx", "200-399"]))]
+    pub expect: Option<Vec<Statuses>>,
+    /// From the end of one check to the beginning of the next.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1h"))]
+    pub interval: Span,
+    /// How long one may take.
+    #[schemars(extend("x-min" = "100ms", "x-max" = "1m"))]
+    pub timeout: Span,
+    /// Good checks in a row that make an upstream healthy again.
+    #[schemars(extend("x-min" = "1", "x-max" = "100"))]
+    pub healthy_after: Count,
+    /// Bad checks in a row that make it unhealthy. After a start the first check decides.
+    #[schemars(extend("x-min" = "1", "x-max" = "100"))]
+    pub unhealthy_after: Count,
+}
+
+impl Default for HealthCheck {
+    fn default() -> HealthCheck {
+        HealthCheck {
+            path: None,
+            tcp: false,
+            host: None,
+            expect: None,
+            interval: seconds(10),
+            timeout: seconds(5),
+            healthy_after: Count(2),
+            unhealthy_after: Count(3),
+        }
+    }
+}
+
+/// Leaves an upstream alone for a while when requests to it fail: it takes no connection, or breaks it or says
+/// nothing before the first byte of an answer.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ejection {
+    /// Failures in a row. `0`: never.
+    #[schemars(extend("x-min" = "0", "x-max" = "1000"))]
+    pub after: Count,
+    /// For how long. Then the first failure is enough.
+    #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+    pub r#for: Span,
+    /// Take answers of 500 to 599 for failures, too.
+    pub server_errors: bool,
+}
+
+impl Default for Ejection {
+    fn default() -> Ejection {
+        Ejection { after: Count(5), r#for: seconds(30), server_errors: false }
+    }
+}
+
+/// TLS with an upstream that the public authorities do not vouch for, or that wants to know who is calling.
+/// Certificates and names are always verified; nothing here leaves that out. Files are read at the start.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// A PEM file with the certificates that may vouch for the app, instead of the system's.
+    #[schemars(extend("examples" = ["app-ca.pem"]))]
+    pub ca: Option<Text>,
+    /// The name that the app's certificate is for, where it is not the URL's host.
+    #[schemars(extend("examples" = ["app.internal.example.com"]))]
+    pub server_name: Option<Host>,
+    /// A PEM file with the gateway's own certificate, for an app that asks for one. Needs `key`.
+    #[schemars(extend("examples" = ["gateway.pem"]))]
+    pub certificate: Option<Text>,
+    /// A PEM file with its private key.
+    #[schemars(extend("examples" = ["gateway.key"]))]
+    pub key: Option<Text>,
+}
+
+/// Versions of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum HttpVersion {
+    /// What the URL says: `http` and `unix` HTTP/1.1, `h2c` HTTP/2, and `https` HTTP/2 if the app offers it.
+    Auto,
+    /// HTTP/1.1, for `https` apps whose HTTP/2 is no good.
+    H1,
+    /// HTTP/2, for `https` apps, and behind a Unix socket.
+    H2,
+}
+
 /// One route: which requests, to which app, and who may pass. Exactly one of `teams`, `allow` and `access`
 /// says who.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -528,9 +786,37 @@ pub struct Route {
     /// Stricter freshness than `directory.max_age`.
     #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub max_age: Option<Span>,
-    /// The app: scheme, host and port.
-    #[schemars(extend("x-required" = true, "examples" = ["http://10.0.0.5:8080"]))]
+    /// The app: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path` (a
+    /// socket; relative to the folder of this file). A name is resolved every 30 s; each of its addresses is an
+    /// upstream. One of `upstream` and `upstreams` is needed.
+    #[schemars(extend("examples" = ["http://10.0.0.5:8080"]))]
     pub upstream: Option<Text>,
+    /// Several upstreams of the same app, each a URL, or with a weight.
+    #[schemars(extend("examples" = [["http://10.0.0.6:8080", "http://10.0.0.7:8080"]]))]
+    pub upstreams: Option<Vec<WeightedUpstream>>,
+    /// Which of several upstreams a request goes to.
+    pub balance: Balance,
+    /// Asks each upstream in the background whether it is well. Unless given, it is taken to be.
+    pub health_check: Option<HealthCheck>,
+    /// Leaves an upstream alone when requests to it fail.
+    pub ejection: Ejection,
+    /// How often a request that was sent and got no answer is sent again, where possible to another upstream. Only
+    /// what may be repeated (RFC 9110 §9.2.2: not POST or PATCH), with at most 64 KiB of body, and before the first
+    /// byte of the answer. An upstream that takes no connection costs none of them: then up to three others are tried.
+    #[schemars(extend("x-min" = "0", "x-max" = "5"))]
+    pub retries: Count,
+    /// How many requests may be under way to one upstream at once. More get 503. Unless given, there is no limit.
+    #[schemars(extend("x-min" = "1", "x-max" = "100000"))]
+    pub max_connections: Option<Count>,
+    /// Which HTTP is spoken with the app.
+    pub http_version: HttpVersion,
+    /// TLS that needs more than the URL.
+    pub upstream_tls: UpstreamTls,
+    /// Patience with this app.
+    pub upstream_timeouts: RouteTimeouts,
+    /// What the app is told as `Host`: `keep` (what the visitor asked for), `upstream` (the upstream's own host and
+    /// port), or a name. `X-Forwarded-Host` always says what the visitor asked for.
+    pub host_header: Text,
     /// The assertion's `aud`. Unless given, the origin under which the app is visited.
     #[schemars(extend("examples" = ["https://wiki.example.com"]))]
     pub audience: Option<Text>,
@@ -561,6 +847,16 @@ impl Default for Route {
             deny: None,
             max_age: None,
             upstream: None,
+            upstreams: None,
+            balance: Balance::RoundRobin,
+            health_check: None,
+            ejection: Ejection::default(),
+            retries: Count(1),
+            max_connections: None,
+            http_version: HttpVersion::Auto,
+            upstream_tls: UpstreamTls::default(),
+            upstream_timeouts: RouteTimeouts::default(),
+            host_header: Text("keep".into()),
             audience: None,
             headers: BTreeMap::new(),
             groups: Groups::All,

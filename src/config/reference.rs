@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, Condition, Directory, Document, Limits, Listen, Log, Route, Session, Store,
-    StripHeaders, UpstreamTimeouts,
+    Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Ejection, HealthCheck,
+    Hsts, Limits, Listen, Log, Route, RouteTimeouts, Session, Store, StripHeaders, Tls, UpstreamTimeouts,
+    UpstreamTls, WeightedUpstream,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -26,7 +27,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 14] {
+fn sections() -> [Section; 22] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -36,6 +37,9 @@ fn sections() -> [Section; 14] {
     [
         section::<Document>("", None),
         section::<Listen>("listen[]", Some("Listen")),
+        section::<Tls>("listen[].tls", Some("Tls")),
+        section::<CertificateFiles>("listen[].tls.certificates[]", Some("CertificateFiles")),
+        section::<Hsts>("listen[].hsts", Some("Hsts")),
         section::<Admin>("admin", Some("Admin")),
         section::<Bitbucket>("bitbucket", Some("Bitbucket")),
         section::<Directory>("directory", Some("Directory")),
@@ -47,6 +51,11 @@ fn sections() -> [Section; 14] {
         section::<UpstreamTimeouts>("upstream_timeouts", Some("UpstreamTimeouts")),
         section::<Limits>("limits", Some("Limits")),
         section::<Route>("routes[]", Some("Route")),
+        section::<WeightedUpstream>("routes[].upstreams[]", Some("WeightedUpstream")),
+        section::<HealthCheck>("routes[].health_check", Some("HealthCheck")),
+        section::<Ejection>("routes[].ejection", Some("Ejection")),
+        section::<UpstreamTls>("routes[].upstream_tls", Some("UpstreamTls")),
+        section::<RouteTimeouts>("routes[].upstream_timeouts", Some("RouteTimeouts")),
         section::<Condition>("routes[].allow[] and .deny[]", Some("Condition")),
     ]
 }

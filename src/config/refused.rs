@@ -17,19 +17,19 @@ pub(super) struct Refused {
 /// All of them.
 pub(super) const REFUSED: &[Refused] = &[
     Refused {
-        path: "listen[].tls",
+        path: "upstream_timeouts.read",
         word: None,
-        message: "TLS is not supported yet; end it in a proxy in front and list that under `trusted_proxies`",
+        message: "is two now: `header` for the time before an answer, `idle` for silence within it",
     },
     Refused {
-        path: "listen[].redirect_to_https",
+        path: "routes[].upstream_timeouts.read",
         word: None,
-        message: "is not supported yet; let the proxy that ends TLS redirect",
+        message: "is two now: `header` for the time before an answer, `idle` for silence within it",
     },
     Refused {
-        path: "routes[].upstreams",
+        path: "routes[].upstream_tls.verify",
         word: None,
-        message: "several upstreams are not supported yet; write one as `upstream: http://host:port`",
+        message: "is no key: without it whoever stands between gateway and app could read and change everything; name the app's own authority as `ca`, and `server_name` where the certificate is for another name",
     },
     Refused { path: "store.kind", word: Some("redis"), message: "is not supported yet; use `embedded`" },
     Refused {

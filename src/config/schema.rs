@@ -136,8 +136,20 @@ fn publish(value: &mut Value) {
                     }
                 }
             }
+            let short = object
+                .get("x-short")
+                .and_then(Value::as_str)
+                .and_then(|key| object.get("properties")?.get(key).cloned());
+            let single = object.get("x-single").and_then(|_| object.get("items").cloned());
             object.retain(|key, _| !key.starts_with("x-"));
             object.values_mut().for_each(publish);
+            if let Some(mut alone) = short.or(single) {
+                publish(&mut alone);
+                let description = object.get("description").cloned();
+                let long = Value::Object(std::mem::take(object));
+                object.insert("anyOf".to_owned(), json!([alone, long]));
+                object.extend(description.map(|text| ("description".to_owned(), text)));
+            }
         }
         Value::Array(list) => list.iter_mut().for_each(publish),
         _ => {}
@@ -224,7 +236,7 @@ mod tests {
         let published = published();
         assert!(published["$defs"]["Bitbucket"]["properties"]["clientID"].is_object());
         let text = published.to_string();
-        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required"] {
+        for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required", "short", "single"] {
             assert!(!text.contains(&format!("\"x-{mark}\"")), "{mark}");
         }
     }

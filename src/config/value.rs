@@ -17,6 +17,7 @@ use url::Url;
 use crate::identity::{AccountId, Email};
 use crate::membership;
 use crate::policy::condition::Domain;
+use crate::route::upstream::app::StatusRange;
 use crate::throttle;
 
 /// What is wrong with a text, and the cure, as a predicate: "has no unit; write 90s, 15m, 24h or 30d".
@@ -69,6 +70,7 @@ macro_rules! forms {
             match form {
                 $($form => $parse(text).map(drop),)*
                 "whole number" => count(text).map(drop),
+                "status" => statuses(text).map(drop),
                 _ => Ok(()),
             }
         }
@@ -132,6 +134,54 @@ impl JsonSchema for Count {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "integer", "x-form": "whole number" })
+    }
+}
+
+/// A status of HTTP, a class of them (`2xx`) or a range (`200-399`). In YAML a number or a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statuses(pub StatusRange);
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        statuses(&text).map(Statuses).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Statuses {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}-{}", self.0.first, self.0.last))
+    }
+}
+
+impl JsonSchema for Statuses {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Statuses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["integer", "string"], "x-form": "status" })
+    }
+}
+
+fn statuses(text: &str) -> Result<StatusRange, Fault> {
+    const CURE: &str = "write 200, 2xx or 200-399";
+    let status = |text: &str| match number(text) {
+        Some((status, "")) if (100..=599).contains(&status) => u16::try_from(status).ok(),
+        _ => None,
+    };
+    let range = match (text.strip_suffix("xx"), text.split_once('-')) {
+        (Some(class), _) => status(&format!("{class}00")).map(|first| (first, first + 99)),
+        (None, Some((first, last))) => status(first).zip(status(last)),
+        (None, None) => status(text).map(|status| (status, status)),
+    };
+    match range {
+        Some((first, last)) if first <= last => Ok(StatusRange { first, last }),
+        _ => Err(format!("is no status; {CURE}")),
     }
 }
 

@@ -46,9 +46,11 @@ pub(super) fn of_rule(rule: &Value) -> String {
         let words: Vec<String> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
         return words.join(" or ");
     }
+    let single = rule.get("x-single").is_some();
     let rule = resolve(rule);
     match rule["type"].as_str() {
         Some("boolean") => "true or false".to_owned(),
+        Some("array") if single => format!("{} or a list", of_rule(&rule["items"])),
         Some("array") => format!("a list of {}", plural(&rule["items"])),
         Some("object") => "a mapping".to_owned(),
         _ => match rule["x-form"].as_str().unwrap_or("text") {
@@ -69,11 +71,16 @@ fn plural(rule: &Value) -> String {
     }
     let rule = resolve(rule);
     match rule["type"].as_str() {
-        Some("object") => "mappings".to_owned(),
+        Some("object") => match rule["x-short"].as_str() {
+            Some("url") => "URLs or mappings".to_owned(),
+            Some(name) => format!("{name}s or mappings"),
+            None => "mappings".to_owned(),
+        },
         _ => match rule["x-form"].as_str().unwrap_or("text") {
             "text" => "texts".to_owned(),
             "address" => "addresses".to_owned(),
             "header" => "header names".to_owned(),
+            "status" => "statuses".to_owned(),
             form => format!("{form}s"),
         },
     }

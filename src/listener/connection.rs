@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +14,10 @@ use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
+use tokio::sync::watch;
 
 use super::stream::{Tls, Wire};
-use super::{H2c, Limits, Listen};
+use super::{Limits, Listen};
 use crate::open::Line;
 
 /// Who is at the two ends of a connection.
@@ -30,6 +31,16 @@ pub struct Ends {
     pub tls: Option<Tls>,
     /// Where it came in.
     pub listen: Arc<Listen>,
+}
+
+impl Ends {
+    /// Whether a request for `host` should have come over another connection: see [`super::tls::Terminator::is_misdirected`].
+    pub fn are_wrong_for(&self, host: &str) -> bool {
+        match (&self.listen.tls, &self.tls) {
+            (Some(terminator), Some(tls)) => terminator.is_misdirected(tls.server_name.as_deref(), host),
+            _ => false,
+        }
+    }
 }
 
 /// One request under way, as the connection that it came on sees it.
@@ -51,7 +62,7 @@ impl Conversation {
     /// A request that came on no connection of ours: nobody's, from nowhere.
     pub fn detached() -> Arc<Conversation> {
         let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
-        let listen = Arc::new(Listen { address: nowhere, h2c: H2c::Unknown });
+        let listen = Arc::new(Listen::plain(nowhere));
         Arc::new(Conversation {
             ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
             line: Line::new(),
@@ -68,11 +79,18 @@ impl Conversation {
         }
     }
 
+    /// The head of a 101 is about to be written: what follows it are frames of a WebSocket.
+    pub fn becomes_tunnel(&self) {
+        if let Some(wire) = &self.wire {
+            wire.becomes_tunnel();
+        }
+    }
+
     /// Comes to an end when the request is to be dropped: it was ended, and has had the time to say so.
     async fn overdue(&self) {
         self.line.ended().await;
         if let Some(wire) = &self.wire {
-            wire.wake();
+            wire.end();
         }
         tokio::time::sleep(FAREWELL).await;
     }
@@ -97,7 +115,8 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn new(limits: Limits) -> Options {
         let mut server = HttpServerOptions::default();
-        server.keepalive_request_limit = limits.requests;
+        // Pingora counts those after the first.
+        server.keepalive_request_limit = Some(limits.requests.saturating_sub(1));
         server.h2_idle_timeout = Some(limits.idle);
         // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
         let mut http2 = default_h2_options();
@@ -113,11 +132,26 @@ pub(super) struct Connection<A> {
     ends: Arc<Ends>,
     wire: Arc<Wire>,
     options: Arc<Options>,
+    /// How many requests came on it; counted in HTTP/2 only.
+    requests: AtomicU32,
+    /// Tells Pingora to take no more requests and to close it when those under way are over.
+    closing: watch::Sender<bool>,
 }
 
 impl<A> Connection<A> {
+    /// Where it is learnt that no more requests are taken.
+    pub(super) fn closes(&self) -> ShutdownWatch {
+        self.closing.subscribe()
+    }
+
+    /// Takes no more requests.
+    pub(super) fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
     pub(super) fn new(app: Arc<A>, ends: Ends, wire: Arc<Wire>, options: Arc<Options>) -> Connection<A> {
-        Connection { app, ends: Arc::new(ends), wire, options }
+        let (requests, closing) = (AtomicU32::new(0), watch::Sender::new(false));
+        Connection { app, ends: Arc::new(ends), wire, options, requests, closing }
     }
 }
 
@@ -133,6 +167,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
             true => {
                 // The heads of its streams are the library's to read, which bounds them itself.
                 self.wire.head_is_read();
+                if self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= self.options.limits.requests {
+                    self.close();
+                }
                 None
             }
             false => {

@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -28,8 +29,9 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::farewell::{Frames, Place, last_word};
 use super::{H2c, Limits};
-use crate::open::Line;
+use crate::open::{Ending, Line};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -55,12 +57,75 @@ pub(super) struct Wire {
     reader: AtomicWaker,
     /// The request that has the wire for itself. None in HTTP/2.
     line: ArcSwapOption<Line>,
+    /// Whether that request has become a WebSocket.
+    tunnel: AtomicBool,
+    /// Whether it was ended: nothing more goes in or out but a goodbye.
+    over: AtomicBool,
+    /// Why the last head became no request. 0: it did, or is awaited.
+    unread: AtomicU8,
+}
+
+/// Why a head became no request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unread {
+    /// 400: Pingora's parser makes nothing of it.
+    Garbled = 1,
+    /// 408: it was not whole in time.
+    Late,
+    /// 414: its first line is longer than anybody wants to read.
+    Long,
+    /// 431: the rest of it is.
+    Large,
+}
+
+impl Unread {
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Unread::Garbled => 400,
+            Unread::Late => 408,
+            Unread::Long => 414,
+            Unread::Large => 431,
+        }
+    }
+
+    /// As the access line says it.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Unread::Garbled => "The request is not HTTP.",
+            Unread::Late => "The head of the request did not come in time.",
+            Unread::Long => "The first line of the request is too long.",
+            Unread::Large => "The head of the request is too large.",
+        }
+    }
+
+    fn answer(self) -> &'static [u8] {
+        match self {
+            Unread::Garbled => GARBLED,
+            Unread::Late => TOO_LATE,
+            Unread::Long => TOO_LONG,
+            Unread::Large => TOO_LARGE,
+        }
+    }
 }
 
 impl Wire {
     fn new() -> Arc<Wire> {
         let phase = AtomicU8::new(Phase::Head as u8);
-        Arc::new(Wire { phase, reader: AtomicWaker::new(), line: ArcSwapOption::empty() })
+        Arc::new(Wire {
+            phase,
+            reader: AtomicWaker::new(),
+            line: ArcSwapOption::empty(),
+            tunnel: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            unread: AtomicU8::new(0),
+        })
+    }
+
+    /// Why the connection ended with a head that became no request; `None` if it did not.
+    pub(super) fn unread(&self) -> Option<Unread> {
+        [Unread::Garbled, Unread::Late, Unread::Long, Unread::Large]
+            .into_iter()
+            .find(|unread| *unread as u8 == self.unread.load(Ordering::Acquire))
     }
 
     fn phase(&self) -> Phase {
@@ -88,9 +153,23 @@ impl Wire {
         self.line.store(Some(line));
     }
 
-    /// Lets the stream look at how things stand although nothing came in.
-    pub(super) fn wake(&self) {
+    /// The head of a 101 is about to be written; what follows it are frames.
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Release);
+    }
+
+    /// The request was ended: the stream is to say goodbye, and to fail then.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
         self.reader.wake();
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.line.load().as_ref().and_then(|line| line.ending())
     }
 }
 
@@ -136,9 +215,33 @@ pub(super) struct Client {
     deadline: Option<Pin<Box<Sleep>>>,
     /// How many bytes of the head there are.
     head: usize,
+    /// Whether its first line is over: what is too large after that is not the target.
+    has_line: bool,
     protocol: Option<ALPN>,
     socket: Arc<SocketDigest>,
+    /// Where the frames of a WebSocket stand.
+    frames: Option<Frames>,
+    goodbye: Goodbye,
+    /// When the goodbye must have been said. Made when it begins.
+    goodbye_by: Option<Pin<Box<Sleep>>>,
 }
+
+/// How far the goodbye to the client of a WebSocket is.
+#[derive(Debug)]
+enum Goodbye {
+    /// Not begun: the app is within a frame.
+    Waiting,
+    /// So much of the last word has been said.
+    Word { frame: Vec<u8>, said: usize },
+    /// It is on its way.
+    Flushing,
+    /// What the client still sends is read and thrown away: a socket that is closed over unread bytes is reset, and
+    /// a reset can overtake the last word.
+    Lingering,
+}
+
+/// How long a goodbye may take. What ends the request by force, should this fail, waits a little longer.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(800);
 
 impl Client {
     /// Readies a connection for its first request.
@@ -175,23 +278,36 @@ impl Client {
             limits: opening.limits,
             deadline: None,
             head: 0,
+            has_line: false,
             protocol,
             socket: Arc::new(socket),
+            frames: None,
+            goodbye: Goodbye::Waiting,
+            goodbye_by: None,
         };
         Ok(Opened { client, wire, tls })
     }
 
-    /// `count` bytes of a head have come.
-    fn count(&mut self, count: usize) -> io::Result<()> {
-        if self.wire.phase() == Phase::Idle && count > 0 {
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.protocol == Some(ALPN::H2)
+    }
+
+    /// More of a head has come.
+    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.wire.phase() == Phase::Idle && !bytes.is_empty() {
             self.wire.enter(Phase::Head);
             self.head = 0;
+            self.has_line = false;
             self.deadline = None;
         }
-        self.head = self.head.saturating_add(count);
+        self.head = self.head.saturating_add(bytes.len());
         if self.head > self.limits.head_bytes {
-            return Err(self.give_up(TOO_LARGE, io::ErrorKind::InvalidData, "the head is too large"));
+            let unread = if self.has_line { Unread::Large } else { Unread::Long };
+            self.give_up(unread);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, unread.reason()));
         }
+        self.has_line = self.has_line || bytes.contains(&b'\n');
         Ok(())
     }
 
@@ -205,24 +321,115 @@ impl Client {
         match deadline.as_mut().poll(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(()) => {
-                Err(self.give_up(TOO_LATE, io::ErrorKind::TimedOut, "the head did not come in time"))
+                self.give_up(Unread::Late);
+                Err(io::Error::new(io::ErrorKind::TimedOut, Unread::Late.reason()))
             }
         }
     }
 
     /// Says why, where the client can understand it: it speaks HTTP/1.1, it has begun a request, and it waits for
     /// no other answer. The bytes leave when Pingora shuts the connection down.
-    fn give_up(&mut self, answer: &[u8], kind: io::ErrorKind, why: &'static str) -> io::Error {
-        if self.protocol != Some(ALPN::H2) && self.head > 0 {
+    fn give_up(&mut self, unread: Unread) {
+        if self.protocol != Some(ALPN::H2) && self.head > 0 && self.wire.unread().is_none() {
+            self.wire.unread.store(unread as u8, Ordering::Release);
             let mut nobody = Context::from_waker(std::task::Waker::noop());
-            let _ = Pin::new(&mut self.io).poll_write(&mut nobody, answer);
+            let _ = Pin::new(&mut self.io).poll_write(&mut nobody, unread.answer());
         }
-        io::Error::new(kind, why)
+    }
+
+    /// Whether what is written is Pingora's own answer to a head that it could not parse: it comes before anybody has
+    /// looked at the request, says who we are, and is in no log.
+    fn is_pingoras(&self) -> bool {
+        self.protocol != Some(ALPN::H2) && self.wire.phase() == Phase::Head
     }
 }
 
+impl Client {
+    /// Says goodbye, as far as it can be said now. Ready when there is nothing more to say: the connection has failed
+    /// then, for whoever reads or writes.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let over = || io::Error::new(io::ErrorKind::ConnectionAborted, "access was lost");
+        let _ = self.is_watched();
+        let Some(frames) = &self.frames else { return Poll::Ready(over()) };
+        let deadline = self.goodbye_by.get_or_insert_with(|| Box::pin(sleep(GOODBYE_WITHIN)));
+        if deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(over());
+        }
+        let mut io = Pin::new(&mut self.io);
+        loop {
+            match &mut self.goodbye {
+                Goodbye::Waiting => {
+                    self.goodbye = match (frames.place(), self.wire.ending()) {
+                        (Place::Within, _) => return Poll::Pending,
+                        (Place::Between, Some(ending)) => Goodbye::Word { frame: last_word(ending), said: 0 },
+                        (Place::Between, None) | (Place::Over, _) => Goodbye::Flushing,
+                    };
+                }
+                Goodbye::Word { frame, said } => {
+                    let rest = frame.get(*said..).unwrap_or_default();
+                    if rest.is_empty() {
+                        self.goodbye = Goodbye::Flushing;
+                        continue;
+                    }
+                    match ready!(io.as_mut().poll_write(cx, rest)) {
+                        Ok(count) if count > 0 => *said += count,
+                        _ => return Poll::Ready(over()),
+                    }
+                }
+                Goodbye::Flushing => match ready!(io.as_mut().poll_shutdown(cx)) {
+                    Ok(()) => self.goodbye = Goodbye::Lingering,
+                    Err(_) => return Poll::Ready(over()),
+                },
+                Goodbye::Lingering => {
+                    let mut scrap = [0; 1024];
+                    let mut scrap = ReadBuf::new(&mut scrap);
+                    match ready!(io.as_mut().poll_read(cx, &mut scrap)) {
+                        Ok(()) if !scrap.filled().is_empty() => {}
+                        _ => return Poll::Ready(over()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes on behalf of Pingora, when the request was ended: to the end of the app's frame and no further.
+    fn write_the_rest(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.leave(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let rest = match (&self.frames, &self.goodbye) {
+            (Some(frames), Goodbye::Waiting) => frames.rest(buf),
+            _ => 0,
+        };
+        match buf.get(..rest) {
+            Some(rest) if !rest.is_empty() => self.pass_on(cx, rest),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn pass_on(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        if let Some(frames) = &mut self.frames {
+            frames.went(buf.get(..count).unwrap_or_default());
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether each byte that is written has to be looked at.
+    fn is_watched(&mut self) -> bool {
+        if self.frames.is_none() && self.wire.tunnel.load(Ordering::Acquire) {
+            self.frames = Some(Frames::new());
+        }
+        self.frames.is_some()
+    }
+}
+
+const GARBLED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LATE: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
+const TOO_LONG: &[u8] =
+    b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 
@@ -297,6 +504,9 @@ impl AsyncRead for Client {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.wire.reader.register(cx.waker());
+        if this.wire.is_over() {
+            return this.leave(cx).map(Err);
+        }
         let before = buf.filled().len();
         if this.ahead.has_remaining() {
             let count = this.ahead.remaining().min(buf.remaining());
@@ -317,13 +527,18 @@ impl AsyncRead for Client {
             this.deadline = None;
             return Poll::Ready(Ok(()));
         }
-        Poll::Ready(this.count(buf.filled().len() - before))
+        Poll::Ready(this.count(buf.filled().get(before..).unwrap_or_default()))
     }
 }
 
 impl AsyncWrite for Client {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        if self.is_pingoras() {
+            self.give_up(Unread::Garbled);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let _ = self.is_watched();
+        if self.wire.is_over() { self.write_the_rest(cx, buf) } else { self.pass_on(cx, buf) }
     }
 
     fn poll_write_vectored(
@@ -331,6 +546,10 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.is_pingoras() || self.is_watched() || self.wire.is_over() {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| &**buf);
+            return self.poll_write(cx, first);
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -403,9 +622,10 @@ mod tests {
     type Outcome = Result<(), Box<dyn Error>>;
 
     const LIMITS: Limits = Limits {
+        ready_within: Duration::from_secs(10),
         head_within: Duration::from_millis(200),
         head_bytes: 64,
-        requests: None,
+        requests: 10,
         streams: 1,
         idle: Duration::from_secs(60),
     };
@@ -513,12 +733,21 @@ mod tests {
         client.read_exact(&mut body).await?;
         // The next request on the connection begins to count anew.
         wire.next_request(Line::new());
-        visitor.write_all(&[b'c'; 60]).await?;
+        visitor.write_all(&[b'c'; 59]).await?;
+        visitor.write_all(b"\n").await?;
         client.read_exact(&mut head).await?;
         visitor.write_all(&[b'd'; 5]).await?;
         let (kind, told) = given_up(&mut client, &mut visitor).await?;
         assert_eq!(kind, io::ErrorKind::InvalidData);
         assert!(told.starts_with("HTTP/1.1 431"), "{told}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_first_line_that_does_not_end_is_a_target_that_is_too_long() -> Outcome {
+        let (mut visitor, mut client, _wire) = opened(H2c::Unknown, &[b'a'; 65]).await?;
+        let (_, told) = given_up(&mut client, &mut visitor).await?;
+        assert!(told.starts_with("HTTP/1.1 414"), "{told}");
         Ok(())
     }
 

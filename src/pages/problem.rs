@@ -31,6 +31,8 @@ pub enum Event {
     NoRoute,
     /// The request is ambiguous or malformed.
     BadRequest,
+    /// The connection is for another host.
+    Misdirected,
     /// The state of a sign-in is unknown, used up or too old.
     SignInExpired,
     /// The person said no at Bitbucket.
@@ -53,6 +55,10 @@ pub enum Event {
     TooLarge,
     /// The headers are longer, or more, than the gateway takes.
     HeadersTooLarge,
+    /// The target is longer than the gateway takes.
+    TargetTooLong,
+    /// The rest of the request did not come in time.
+    RequestTimeout,
     /// A page of another site asks in the visitor's name.
     ForeignOrigin,
     /// Something of our own that this needs (the store) is away.
@@ -61,6 +67,8 @@ pub enum Event {
     AppDown,
     /// The app does not answer in time.
     AppSlow,
+    /// The app has as many requests as it may.
+    AppBusy,
     /// The address exists, the method does not.
     MethodNotAllowed,
     /// A bug.
@@ -82,13 +90,14 @@ enum Grpc {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 23] = [
+    pub const ALL: [Event; 27] = [
         Event::SignInNeeded,
         Event::Refused,
         Event::NoTeam,
         Event::CannotTell,
         Event::NoRoute,
         Event::BadRequest,
+        Event::Misdirected,
         Event::SignInExpired,
         Event::Cancelled,
         Event::CookiesBlocked,
@@ -100,10 +109,13 @@ impl Event {
         Event::TooMany,
         Event::TooLarge,
         Event::HeadersTooLarge,
+        Event::TargetTooLong,
+        Event::RequestTimeout,
         Event::ForeignOrigin,
         Event::Unavailable,
         Event::AppDown,
         Event::AppSlow,
+        Event::AppBusy,
         Event::MethodNotAllowed,
         Event::Internal,
     ];
@@ -150,6 +162,12 @@ impl Event {
             Event::BadRequest => {
                 ("bad-request", S::BAD_REQUEST, Grpc::InvalidArgument, "We can’t make sense of this request")
             }
+            Event::Misdirected => (
+                "misdirected",
+                S::MISDIRECTED_REQUEST,
+                Grpc::Unavailable,
+                "This connection is for another site",
+            ),
             Event::SignInExpired => {
                 ("sign-in-expired", S::BAD_REQUEST, Grpc::InvalidArgument, "That sign-in is no longer good")
             }
@@ -196,6 +214,15 @@ impl Event {
                 Grpc::ResourceExhausted,
                 "Your browser sent more along than fits",
             ),
+            Event::TargetTooLong => {
+                ("target-too-long", S::URI_TOO_LONG, Grpc::InvalidArgument, "This address is too long")
+            }
+            Event::RequestTimeout => (
+                "request-timeout",
+                S::REQUEST_TIMEOUT,
+                Grpc::DeadlineExceeded,
+                "Your request didn’t arrive in full",
+            ),
             Event::ForeignOrigin => (
                 "foreign-origin",
                 S::FORBIDDEN,
@@ -209,6 +236,9 @@ impl Event {
             // Not Unavailable: clients repeat that one, and the app may have done what was asked.
             Event::AppSlow => {
                 ("app-slow", S::GATEWAY_TIMEOUT, Grpc::DeadlineExceeded, "The app is taking too long")
+            }
+            Event::AppBusy => {
+                ("app-busy", S::SERVICE_UNAVAILABLE, Grpc::Unavailable, "The app is full just now")
             }
             Event::MethodNotAllowed => (
                 "method-not-allowed",

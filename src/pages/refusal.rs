@@ -75,6 +75,9 @@ fn ask_to_sign_in(
             let trouble = CookieTrouble::Loop { rounds };
             with_cookies(render::cookies_blocked(common, trouble, &again, shape), set)
         }
+        Start::TooOften { wait } => {
+            with_cookies(render::too_many(common, &asked.arrival.link(), wait, shape), set)
+        }
     }
 }
 

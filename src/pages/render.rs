@@ -61,6 +61,13 @@ pub fn bad_request(common: &Common<'_>, reason: &str, shape: Shape) -> Response<
     notice(common, Problem::new(Event::BadRequest, reason), view, shape)
 }
 
+/// 421: the request came over a connection that is for another host. A new one leads to the right place.
+pub fn misdirected(common: &Common<'_>, again: &str, shape: Shape) -> Response<Bytes> {
+    let lead = "It was opened for another address. Most browsers open a new one by themselves.";
+    let view = Notice { action: Some(try_again(again)), ..lead.into() };
+    notice(common, Problem::new(Event::Misdirected, lead), view, shape)
+}
+
 /// 405: `allowed` are the methods that would do.
 pub fn method_not_allowed(common: &Common<'_>, allowed: &[&str], shape: Shape) -> Response<Bytes> {
     let allowed = allowed.join(", ");
@@ -89,6 +96,21 @@ pub fn headers_too_large(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
     let lead = "Usually these are old cookies. Clearing the cookies of this site in your browser helps.";
     let view = Notice { action: Some(ACCOUNT), ..lead.into() };
     notice(common, Problem::new(Event::HeadersTooLarge, lead), view, shape)
+}
+
+/// 414: the address is too long.
+pub fn target_too_long(common: &Common<'_>, shape: Shape) -> Response<Bytes> {
+    let lead = "The address, with everything behind the question mark, is longer than fits through here.";
+    let view = Notice { action: Some(ACCOUNT), ..lead.into() };
+    notice(common, Problem::new(Event::TargetTooLong, lead), view, shape)
+}
+
+/// 408: the rest of the request did not come in time.
+pub fn request_timeout(common: &Common<'_>, again: &str, shape: Shape) -> Response<Bytes> {
+    let lead = "A part of what you were sending didn’t arrive in time.";
+    let notes = ["If you were saving something, look whether it arrived before you do it again."];
+    let view = Notice { notes: &notes, action: Some(try_again(again)), ..lead.into() };
+    notice(common, Problem::new(Event::RequestTimeout, lead), view, shape)
 }
 
 /// 403: `reason` is a whole sentence of ours that says what another site's page tried.
@@ -132,6 +154,21 @@ pub fn app_down(common: &Common<'_>, route: &str, again: &str, shape: Shape) -> 
     let problem = Problem::new(Event::AppDown, format!("{route} isn’t answering."));
     let view =
         Notice { subject: Some((route, "isn’t answering")), action: Some(try_again(again)), ..lead.into() };
+    notice(common, problem, view, shape)
+}
+
+/// 503: the app of `route` has as many requests as it may; nothing was sent to it.
+pub fn app_busy(
+    common: &Common<'_>,
+    route: &str,
+    again: &str,
+    wait: Duration,
+    shape: Shape,
+) -> Response<Bytes> {
+    let lead = "The app has all the requests that it can take. Yours was not sent to it.";
+    let detail = format!("{route} has as many requests as it may.");
+    let problem = Problem { retry_after: Some(wait), ..Problem::new(Event::AppBusy, detail) };
+    let view = Notice { subject: Some((route, "is full")), action: Some(try_again(again)), ..lead.into() };
     notice(common, problem, view, shape)
 }
 
@@ -310,11 +347,15 @@ mod tests {
             (Event::Deactivated, account_refused(common, AccountTrouble::Deactivated, None, again, shape)),
             (Event::TooMany, too_many(common, again, wait, shape)),
             (Event::TooLarge, too_large(common, shape)),
+            (Event::Misdirected, misdirected(common, again, shape)),
             (Event::HeadersTooLarge, headers_too_large(common, shape)),
+            (Event::TargetTooLong, target_too_long(common, shape)),
+            (Event::RequestTimeout, request_timeout(common, again, shape)),
             (Event::ForeignOrigin, foreign_origin(common, name, shape)),
             (Event::Unavailable, unavailable(common, again, wait, shape)),
             (Event::AppDown, app_down(common, name, again, shape)),
             (Event::AppSlow, app_slow(common, name, again, shape)),
+            (Event::AppBusy, app_busy(common, name, again, wait, shape)),
             (Event::MethodNotAllowed, method_not_allowed(common, &["GET", "HEAD"], shape)),
             (Event::Internal, internal(common, shape)),
         ]
@@ -456,7 +497,11 @@ mod tests {
             let has = |key: &str| !body[key].is_null();
             let waits = matches!(
                 event,
-                Event::CannotTell | Event::BitbucketAway | Event::TooMany | Event::Unavailable
+                Event::CannotTell
+                    | Event::BitbucketAway
+                    | Event::TooMany
+                    | Event::Unavailable
+                    | Event::AppBusy
             );
             assert_eq!(has("retry_after"), waits, "{event:?}");
             assert_eq!(header(&response, "retry-after"), if waits { "12" } else { "" }, "{event:?}");

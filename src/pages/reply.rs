@@ -46,6 +46,8 @@ pub enum Redirect {
     Found,
     /// 303: the POST is done, look there for what came of it.
     SeeOther,
+    /// 308: go there with the same method and body, from now on.
+    Permanent,
 }
 
 /// Sends the browser to `location`, which the caller has checked. `None` when it does not fit into a header.
@@ -54,6 +56,7 @@ pub fn redirect(common: &Common<'_>, how: Redirect, location: &str) -> Option<Re
     let status = match how {
         Redirect::Found => StatusCode::FOUND,
         Redirect::SeeOther => StatusCode::SEE_OTHER,
+        Redirect::Permanent => StatusCode::PERMANENT_REDIRECT,
     };
     let mut response = reply(common, status, "text/plain; charset=utf-8", Bytes::new(), Forms::None);
     response.headers_mut().insert(LOCATION, location);

@@ -39,11 +39,16 @@ fn begin(services: &Services, asked: &Asked, return_to: &ReturnTo) -> http::Resp
                 render::cookies_blocked(&common, CookieTrouble::Loop { rounds }, &again, asked.shape());
             with_cookies(page, cookies)
         }
+        Start::TooOften { wait } => render::too_many(&common, &sign_in_link(return_to), wait, asked.shape()),
     }
 }
 
 /// Where Bitbucket sends the browser back.
 pub(super) async fn callback(State(services): State<Services>, asked: Asked) -> Response {
+    if let Err(wait) = services.login.may_come_back(&asked.snapshot.login, &asked.facts()) {
+        let again = asked.arrival.link();
+        return own(render::too_many(&asked.common(), &again, wait, asked.shape()));
+    }
     let params =
         Params { state: asked.param("state"), code: asked.param("code"), error: asked.param("error") };
     let current = asked.session(&services).await;

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::attempt::Attempts;
 use super::facts::Reading;
+use super::patience::Stalled;
 use crate::assertion::Outgoing;
 use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
+use crate::open::Entered;
 use crate::snapshot::Snapshot;
-use crate::telemetry::labels::Decision;
+use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
 
 /// One request, as far as it has come.
@@ -30,8 +33,19 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
-    /// What went wrong with the app, as a kind.
-    pub upstream_error: Option<&'static str>,
+    /// How many interim answers the app gave.
+    pub interim: usize,
+    /// Whether the app's answer is here to its last byte.
+    pub answered: bool,
+    /// What went wrong with the app, as a kind: the last of several attempts.
+    pub upstream_error: Option<UpstreamFault>,
+    /// The attempts to get an answer from it.
+    pub attempts: Attempts,
+    /// What its client did not go on with.
+    pub stalled: Option<Stalled>,
+    /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
+    /// admitted.
+    pub open: Option<Entered>,
     /// Counts it as in flight until it is dropped, panic or not.
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.

@@ -13,10 +13,11 @@ use pingora::http::RequestHeader;
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::facts::Arrival;
+use crate::listener::Ends;
 use crate::route::host::canonical_host;
 use crate::route::refusal::Refusal;
 use crate::route::target::{Target, canonical, origin_form};
-use crate::snapshot::Edge;
+use crate::snapshot::{Edge, Limits};
 
 /// What the connection says about the client.
 #[derive(Clone, Copy, Debug)]
@@ -69,21 +70,24 @@ pub enum Unreadable {
     /// 400: two parsers could disagree about where the request ends (RFC 9112 §6.3, RFC 9110 §8.6).
     #[error("The request says in two ways how long it is.")]
     Framing,
+    /// 400: a parser that ends lines at CRLF only reads other fields than one that does not (RFC 9112 §2.2).
+    #[error("A line of the request ends in a bare line feed.")]
+    LineEnd,
     /// 405: TRACE shows cookies to scripts, CONNECT is no request to an app.
     #[error("This method is not for apps.")]
     Method,
-    /// 431: more than [`MAX_FIELDS`] fields or [`MAX_FIELD_BYTES`] bytes of them.
+    /// 421: it came over a connection that is for another host (RFC 9110 §7.4).
+    #[error("The request came over a connection that is for another host.")]
+    Misdirected,
+    /// 431: more than `limits.header_fields` fields, or `limits.header_bytes` of them.
     #[error("The request carries more headers than the gateway takes.")]
     TooManyHeaders,
+    /// 414: a target of more than `limits.target_bytes`.
+    #[error("The address is longer than the gateway takes.")]
+    TargetTooLong,
 }
 
-/// How many header fields a request may have.
-pub const MAX_FIELDS: usize = 100;
-/// How long they may be together, in bytes.
-pub const MAX_FIELD_BYTES: usize = 32 * 1024;
-
-/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; it is looked at only where
-/// there is a Transfer-Encoding.
+/// Reads a request. `head` is the same as it came over HTTP/1.1, byte for byte; empty in HTTP/2.
 ///
 /// # Errors
 ///
@@ -111,7 +115,7 @@ pub fn read(
         client: client(&header.headers, peer.address, edge),
         request_id,
     };
-    let target = match understand(header, head, &mut arrival) {
+    let target = match understand(header, head, &edge.limits, &mut arrival) {
         Ok(target) => target,
         Err(unreadable) => return Err((unreadable, Box::new(arrival))),
     };
@@ -123,13 +127,27 @@ pub fn read(
     Ok(Reading { arrival, target, proto, via, peer: peer.address.to_canonical() })
 }
 
+/// Takes a request that came over the right connection. A proxy of ours may ask for every host over one.
+///
+/// # Errors
+///
+/// [`Unreadable::Misdirected`].
+pub fn rightly_directed(reading: Reading, ends: &Ends) -> Result<Reading, (Unreadable, Box<Arrival>)> {
+    match reading.via == Via::Direct && ends.are_wrong_for(&reading.arrival.host) {
+        true => Err((Unreadable::Misdirected, Box::new(reading.arrival))),
+        false => Ok(reading),
+    }
+}
+
 fn understand(
     header: &RequestHeader,
     head: &[u8],
+    limits: &Limits,
     arrival: &mut Arrival,
 ) -> Result<Target<'static>, Unreadable> {
+    // First what costs least to see, and what would cost most to go on with.
     let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header.headers.len() > MAX_FIELDS || bytes > MAX_FIELD_BYTES {
+    if header.headers.len() > limits.header_fields || bytes > limits.header_bytes {
         return Err(Unreadable::TooManyHeaders);
     }
     // In any case: methods are case-sensitive, but not every server knows.
@@ -138,6 +156,9 @@ fn understand(
         .any(|refused| header.method.as_str().eq_ignore_ascii_case(refused))
     {
         return Err(Unreadable::Method);
+    }
+    if bare_line_feed(head) {
+        return Err(Unreadable::LineEnd);
     }
     framing(&header.headers, head)?;
     let authority = authority(header)?;
@@ -148,7 +169,14 @@ fn understand(
         None => host.name.as_ref().into(),
     };
     let origin = origin_form(header.raw_path(), authority)?;
-    let target = canonical(&origin)?.into_owned();
+    if origin.len() > limits.target_bytes {
+        return Err(Unreadable::TargetTooLong);
+    }
+    let target = match canonical(&origin) {
+        // What it grows to when it is spelt out.
+        Err(Refusal::TooLong) => return Err(Unreadable::TargetTooLong),
+        target => target?.into_owned(),
+    };
     arrival.path = target.path.as_ref().into();
     arrival.query = target.query.as_deref().map(Box::from);
     Ok(target)
@@ -189,6 +217,11 @@ fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
         }
         _ => Err(Unreadable::Framing),
     }
+}
+
+/// Whether a line ends in a line feed alone, which Pingora's parser takes.
+fn bare_line_feed(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').rev().skip(1).any(|line| !line.ends_with(b"\r"))
 }
 
 fn names_a_length(head: &[u8]) -> bool {
@@ -329,7 +362,6 @@ mod tests {
             ("/a%00", "wiki.example.com", Err(Refusal::Control)),
             ("/a%5cb", "wiki.example.com", Err(Refusal::Backslash)),
             (&long, "wiki.example.com", Ok(("wiki.example.com", "wiki.example.com", &long, None))),
-            (&format!("{long}a"), "wiki.example.com", Err(Refusal::TooLong)),
             ("/", "", Err(Refusal::NoHost)),
             ("/", "a, b", Err(Refusal::BadHost)),
             ("/", "a/evil", Err(Refusal::BadHost)),
@@ -435,11 +467,32 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nX: Content-Length: 5\r\nContent-Lengths: 5\r\n\r\n", false),
             ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", true),
-            ("POST / HTTP/1.1\ncontent-LENGTH:5\n\n", true),
+            ("POST / HTTP/1.1\r\ncontent-LENGTH:5\r\n\r\n", true),
             ("POST / HTTP/1.1\r\nX: y\r\nCONTENT-LENGTH : 5\r\n\r\n", true),
         ] {
             let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
             assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::Framing), "{head}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_line_ends_in_one_way() -> Result<(), Box<dyn Error>> {
+        let header = header(("GET", "/", &[("host", "a.example")]))?;
+        let (edge, ids) = (Edge::for_tests()?, RequestIds::new(&Entropy::system()));
+        let peer = Peer { address: VISITOR.parse()?, tls: Tls::No };
+        for (head, refused) in [
+            ("", false),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", false),
+            ("GET / HTTP/1.1\nHost: a.example\n\n", true),
+            ("GET / HTTP/1.1\nHost: a.example\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a.example\r\n\n", true),
+            ("\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n", true),
+        ] {
+            let read = read(&header, head.as_bytes(), peer, &edge, &ids, NOW);
+            assert_eq!(read.err().map(|(why, _)| why), refused.then_some(Unreadable::LineEnd), "{head:?}");
         }
         Ok(())
     }
@@ -451,14 +504,36 @@ mod tests {
             fields.resize(count, ("x", "y"));
             Ok(read_from(VISITOR, ("GET", "/", &fields))?.err())
         };
-        assert_eq!(many(MAX_FIELDS)?, None);
-        assert_eq!(many(MAX_FIELDS + 1)?, Some(Unreadable::TooManyHeaders));
+        let limits = Edge::for_tests()?.limits;
+        assert_eq!(many(limits.header_fields)?, None);
+        assert_eq!(many(limits.header_fields + 1)?, Some(Unreadable::TooManyHeaders));
         let long = |bytes: usize| -> Result<_, Box<dyn Error>> {
             let value = "y".repeat(bytes - "hosta.example".len() - "x".len());
             Ok(read_from(VISITOR, ("GET", "/", &[("host", "a.example"), ("x", &value)]))?.err())
         };
-        assert_eq!(long(MAX_FIELD_BYTES)?, None);
-        assert_eq!(long(MAX_FIELD_BYTES + 1)?, Some(Unreadable::TooManyHeaders));
+        assert_eq!(long(limits.header_bytes)?, None);
+        assert_eq!(long(limits.header_bytes + 1)?, Some(Unreadable::TooManyHeaders));
+        Ok(())
+    }
+
+    #[test]
+    fn a_target_has_a_limit_as_it_came_and_as_it_is_spelt_out() -> Result<(), Box<dyn Error>> {
+        let limit = Edge::for_tests()?.limits.target_bytes;
+        let plain = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+        let query = |bytes: usize| format!("/?{}", "a".repeat(bytes - 2));
+        let absolute = |bytes: usize| format!("http://wiki.example.com{}", plain(bytes));
+        for (target, refused) in [
+            (plain(limit), None),
+            (plain(limit + 1), Some(Unreadable::TargetTooLong)),
+            (query(limit), None),
+            (query(limit + 1), Some(Unreadable::TargetTooLong)),
+            // The host that a target names is no part of the address on that host.
+            (absolute(limit), None),
+            (absolute(limit + 1), Some(Unreadable::TargetTooLong)),
+        ] {
+            let found = read_from(VISITOR, ("GET", &target, &[("host", "wiki.example.com")]))?.err();
+            assert_eq!(found, refused, "{}", target.len());
+        }
         Ok(())
     }
 

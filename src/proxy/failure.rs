@@ -4,6 +4,8 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::telemetry::labels::UpstreamFault;
+
 /// What a failure is to the client.
 pub(super) fn status_of(error: &Error) -> u16 {
     match error.etype() {
@@ -13,6 +15,7 @@ pub(super) fn status_of(error: &Error) -> u16 {
         {
             504
         }
+        ErrorType::ReadTimedout => 408,
         _ => match error.esource() {
             ErrorSource::Upstream => 502,
             ErrorSource::Downstream => 400,
@@ -36,18 +39,24 @@ fn is_connect(kind: &ErrorType) -> bool {
     )
 }
 
-/// The same, as a word for the log.
-pub(super) fn kind_of(error: &Error) -> &'static str {
+/// The same, as a kind. Whether the header of an answer had come decides what a limit was for.
+pub(super) fn kind_of(error: &Error, answered: bool) -> UpstreamFault {
     match error.etype() {
-        ErrorType::ConnectTimedout => "connect_timeout",
-        ErrorType::ConnectRefused => "connect_refused",
-        ErrorType::TLSHandshakeFailure | ErrorType::TLSHandshakeTimedout | ErrorType::InvalidCert => "tls",
-        kind if is_connect(kind) => "connect",
-        ErrorType::ReadTimedout => "read_timeout",
-        ErrorType::WriteTimedout => "write_timeout",
-        ErrorType::ConnectionClosed => "closed",
-        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error => "garbage",
-        _ => "other",
+        ErrorType::ConnectTimedout => UpstreamFault::ConnectTimeout,
+        ErrorType::ConnectRefused => UpstreamFault::ConnectRefused,
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => UpstreamFault::Tls,
+        kind if is_connect(kind) => UpstreamFault::Connect,
+        ErrorType::ReadTimedout if answered => UpstreamFault::IdleTimeout,
+        ErrorType::ReadTimedout => UpstreamFault::HeaderTimeout,
+        ErrorType::WriteTimedout => UpstreamFault::WriteTimeout,
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => UpstreamFault::Closed,
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::H2Error | ErrorType::InvalidH2 => {
+            UpstreamFault::Garbage
+        }
+        _ => UpstreamFault::Other,
     }
 }
 

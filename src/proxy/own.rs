@@ -11,11 +11,14 @@ use axum::body::{Body, Bytes};
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{Method, Request, Response, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 
+use super::https;
 use crate::facts::{Arrival, shape};
+use crate::listener::here;
 use crate::pages::{self, Asked, render};
 use crate::snapshot::Snapshot;
 
@@ -44,6 +47,7 @@ pub async fn ask(
             session.set_keepalive(None);
             return match unusable {
                 Unusable::TooMuch => render::too_large(&asked.common(), asked.shape()),
+                Unusable::Slow => render::request_timeout(&asked.common(), &arrival.link(), asked.shape()),
                 Unusable::Broken => render::bad_request(
                     &asked.common(),
                     "The request could not be read to its end.",
@@ -76,8 +80,10 @@ pub async fn ask(
 
 /// Why a body is of no use.
 enum Unusable {
-    /// It is longer, or slower, than a form of ours.
+    /// It is longer than a form of ours.
     TooMuch,
+    /// It takes longer.
+    Slow,
     /// It has no end that we understand.
     Broken,
 }
@@ -110,7 +116,7 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
         }
         Ok(Bytes::from(body))
     };
-    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::TooMuch))
+    tokio::time::timeout(BODY_PATIENCE, read).await.unwrap_or(Err(Unusable::Slow))
 }
 
 /// Writes an answer of ours. Keeps the connection: `respond_error` of Pingora would close it.
@@ -133,11 +139,20 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if !length_known && !without_body {
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
-    session.write_response_header(Box::new(header), without_body || body.is_empty()).await?;
-    if !without_body && !body.is_empty() {
-        session.write_response_body(Some(body), true).await?;
+    if let Some(conversation) = here() {
+        https::insist(&conversation.ends.listen, &mut header)?;
     }
-    Ok(())
+    if !without_body && !body.is_empty() {
+        session.write_response_header(Box::new(header), false).await?;
+        return session.write_response_body(Some(body), true).await;
+    }
+    // Pingora's way to write a head does not end an HTTP/2 stream with it. A gRPC client takes a status for one only
+    // where it does, and a stream that ends nowhere is reset.
+    match session.as_mut() {
+        ServerSession::H2(stream) => stream.write_response_header(Box::new(header), true),
+        ServerSession::Custom(stream) => stream.write_response_header(Box::new(header), true).await,
+        _ => session.write_response_header(Box::new(header), true).await,
+    }
 }
 
 /// A page for a request that was not even understood.
@@ -152,7 +167,7 @@ pub fn unreadable(
     let shape = shape(&header.method, &header.headers);
     let common = pages::common(snapshot, arrival);
     match unreadable {
-        Unreadable::Target(_) | Unreadable::Framing => {
+        Unreadable::Target(_) | Unreadable::Framing | Unreadable::LineEnd => {
             render::bad_request(&common, &unreadable.to_string(), shape)
         }
         Unreadable::Method => render::method_not_allowed(
@@ -160,6 +175,8 @@ pub fn unreadable(
             &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
             shape,
         ),
+        Unreadable::Misdirected => render::misdirected(&common, &arrival.link(), shape),
         Unreadable::TooManyHeaders => render::headers_too_large(&common, shape),
+        Unreadable::TargetTooLong => render::target_too_long(&common, shape),
     }
 }

@@ -1,6 +1,6 @@
 //! Connections to apps that may become tunnels.
 //!
-//! Owns: [`OneTurnLater`], how a request that asks for a WebSocket reaches its app.
+//! Owns: [`Turns`], what a request that asks for a WebSocket reaches its app over.
 //! Must not know: what is asked, what is answered.
 //!
 //! Pingora 0.9.1 tells the half that talks to the app through a queue that the request has no body, and looks
@@ -12,54 +12,22 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::connectors::L4Connect;
-use pingora::protocols::l4::socket::SocketAddr;
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora::{Error, ErrorType, Result};
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
-/// Connects to an app whose answer is given out one turn later.
-#[derive(Debug)]
-pub(super) struct OneTurnLater {
-    /// How long the app may take to take the connection.
-    pub(super) patience: Duration,
-}
-
-#[async_trait]
-impl L4Connect for OneTurnLater {
-    async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Err(Error::explain(ErrorType::ConnectError, "not an address of the network").into_up());
-        };
-        match tokio::time::timeout(self.patience, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                Ok(VirtualSocketStream::new(Box::new(Turns { stream, waits: Waits::No })).into())
-            }
-            Ok(Err(error)) => {
-                let kind = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                    io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
-                        ErrorType::ConnectNoRoute
-                    }
-                    _ => ErrorType::ConnectError,
-                };
-                Err(Error::because(kind, "the app takes no connection", error).into_up())
-            }
-            Err(_) => Err(Error::explain(ErrorType::ConnectTimedout, "the app took no connection").into_up()),
-        }
-    }
-}
 
 /// A connection on which the first look after something was said finds nothing.
 #[derive(Debug)]
-struct Turns {
-    stream: TcpStream,
+pub(super) struct Turns<S> {
+    stream: S,
     waits: Waits,
+}
+
+impl<S> Turns<S> {
+    /// Over a connection to an app.
+    pub(super) fn over(stream: S) -> Turns<S> {
+        Turns { stream, waits: Waits::No }
+    }
 }
 
 /// Whether the next look finds nothing.
@@ -69,7 +37,7 @@ enum Waits {
     No,
 }
 
-impl AsyncRead for Turns {
+impl<S: AsyncRead + Unpin> AsyncRead for Turns<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -84,7 +52,7 @@ impl AsyncRead for Turns {
     }
 }
 
-impl AsyncWrite for Turns {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Turns<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.waits = Waits::Yes;
         Pin::new(&mut self.stream).poll_write(cx, buf)
@@ -112,13 +80,13 @@ impl AsyncWrite for Turns {
     }
 }
 
-impl VirtualSocket for Turns {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.stream.set_nodelay(true),
-            // Keep-alive probes: what Pingora is not told to do it does not ask for.
-            _ => Ok(()),
-        }
+impl<S> VirtualSocket for Turns<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug,
+{
+    /// Whoever made the connection has set what it needs.
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -128,7 +96,7 @@ mod tests {
 
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -137,7 +105,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let stream = TcpStream::connect(listener.local_addr()?).await?;
         let (mut app, _) = listener.accept().await?;
-        let mut turns = Turns { stream, waits: Waits::No };
+        let mut turns = Turns::over(stream);
         app.write_all(b"eager").await?;
         turns.stream.readable().await?;
         turns.write_all(b"asked").await?;

@@ -1,25 +1,17 @@
-//! What goes to the app: the peer, and the headers.
+//! What goes to the app: the headers.
 //!
-//! Owns: resolving and timeouts of upstreams, what is taken off a request and what is put on.
-//! Must not know: how a request was admitted.
-
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+//! Owns: what is taken off a request and what is put on.
+//! Must not know: how a request was admitted, which app it goes to.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::header::{ACCEPT, COOKIE, FORWARDED, HOST, HeaderName, UPGRADE};
+use http::header::{COOKIE, FORWARDED, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use papaya::HashMap;
 use pingora::http::RequestHeader;
-use pingora::upstreams::peer::HttpPeer;
 
 use super::facts::{Reading, Via};
-use super::tunnel::OneTurnLater;
 use crate::assertion::Outgoing;
 use crate::gate::cookie::{self, pairs};
-use crate::route::upstream::{Scheme, Upstream};
-use crate::snapshot::{Edge, UpstreamTimeouts, fold};
+use crate::snapshot::{Edge, fold};
 
 /// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed on.
 const SET_BY_US: &[&str] = &[
@@ -117,11 +109,28 @@ fn trace(headers: &HeaderMap) -> Option<&HeaderValue> {
     (known && hex(id, 32) && some(id) && hex(span, 16) && some(span) && hex(flags, 2)).then_some(parent)
 }
 
+/// What says where a body ends, what it is, and what is between two hops: under its own name it has been looked
+/// at, under another that CGI and WSGI fold into it (`Transfer_Encoding`) it has not.
+const NOT_IN_DISGUISE: &[&str] = &[
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "http2-settings",
+];
+
 /// Takes off every field that an app could take for ours, under any spelling.
 fn strip(request: &mut RequestHeader, edge: &Edge) {
-    let ours = |folded: &str| SET_BY_US.contains(&folded) || edge.stripped.takes(folded);
-    let gone: Vec<HeaderName> =
-        request.headers.keys().filter(|name| ours(&fold(name.as_str()))).cloned().collect();
+    let goes = |name: &str| {
+        let folded = fold(name);
+        SET_BY_US.contains(&&*folded)
+            || edge.stripped.takes(&folded)
+            || (name != folded && NOT_IN_DISGUISE.contains(&&*folded))
+    };
+    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
     for name in gone {
         request.remove_header(&name);
     }
@@ -185,123 +194,9 @@ fn traceparent(request_id: &str) -> String {
     format!("00-{id}-{}-00", &id[..16])
 }
 
-/// Where upstreams are: addresses of names, kept for a while.
-#[derive(Default)]
-pub struct Resolver {
-    known: HashMap<Box<str>, Arc<Resolved>>,
-}
-
-struct Resolved {
-    addresses: Vec<SocketAddr>,
-    at: Instant,
-}
-
-/// How long an answer of the DNS is used before it is asked again. Its own lifetimes are not visible here.
-const RESOLVE_EVERY: Duration = Duration::from_secs(30);
-
-impl Resolver {
-    /// An address of `upstream`. The DNS is asked at most every 30 s, and an old answer is better than none.
-    ///
-    /// # Errors
-    ///
-    /// When the name has never been resolved and cannot be now.
-    pub async fn address(&self, upstream: &Upstream) -> std::io::Result<SocketAddr> {
-        if let Some(ip) = literal(&upstream.host) {
-            return Ok(SocketAddr::new(ip, upstream.port));
-        }
-        let key = format!("{}:{}", upstream.host, upstream.port);
-        let known = self.known.pin().get(key.as_str()).cloned();
-        if let Some(known) = &known
-            && known.at.elapsed() < RESOLVE_EVERY
-            && let Some(address) = known.addresses.first()
-        {
-            return Ok(*address);
-        }
-        match tokio::time::timeout(Duration::from_secs(5), tokio::net::lookup_host(&key)).await {
-            Ok(Ok(addresses)) => {
-                let addresses: Vec<SocketAddr> = addresses.collect();
-                let first = addresses.first().copied();
-                self.known
-                    .pin()
-                    .insert(key.as_str().into(), Arc::new(Resolved { addresses, at: Instant::now() }));
-                first.ok_or_else(|| std::io::Error::other("the name has no address"))
-            }
-            failed => match known.and_then(|known| known.addresses.first().copied()) {
-                Some(address) => Ok(address),
-                None => Err(match failed {
-                    Ok(Err(error)) => error,
-                    _ => std::io::Error::from(std::io::ErrorKind::TimedOut),
-                }),
-            },
-        }
-    }
-}
-
-fn literal(host: &str) -> Option<std::net::IpAddr> {
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
-}
-
-/// What kind of answer a request waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Awaited {
-    /// One that comes to an end.
-    Answer,
-    /// An event stream: silent for as long as there is nothing to say.
-    Events,
-    /// A WebSocket: silent for as long as there is nothing to say, and no answer but a connection.
-    Tunnel,
-}
-
-impl Awaited {
-    /// By what the request asks for: the patience with an app is settled before it answers.
-    pub fn by(headers: &HeaderMap) -> Awaited {
-        let websocket =
-            headers.get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok());
-        let events = accepted.flat_map(|field| field.split(',')).any(|range| {
-            let kind = range.split(';').next().unwrap_or("").trim();
-            kind.eq_ignore_ascii_case("text/event-stream")
-        });
-        match (websocket, events) {
-            (true, _) => Awaited::Tunnel,
-            (false, true) => Awaited::Events,
-            (false, false) => Awaited::Answer,
-        }
-    }
-}
-
-/// How to reach `upstream` at `address`.
-pub fn peer(
-    upstream: &Upstream,
-    address: SocketAddr,
-    timeouts: &UpstreamTimeouts,
-    awaited: Awaited,
-) -> HttpPeer {
-    let tls = upstream.scheme == Scheme::Https;
-    // Never empty for TLS: without a name Pingora would check no certificate at all.
-    let name = if tls { upstream.host.to_string() } else { String::new() };
-    let mut peer = HttpPeer::new(address, tls, name);
-    peer.options.connection_timeout = Some(timeouts.connect);
-    peer.options.total_connection_timeout = Some(timeouts.connect);
-    peer.options.read_timeout = match awaited {
-        Awaited::Answer => Some(timeouts.read),
-        Awaited::Events | Awaited::Tunnel => None,
-    };
-    peer.options.write_timeout = Some(timeouts.write);
-    peer.options.idle_timeout = Some(timeouts.idle);
-    if awaited == Awaited::Tunnel {
-        peer.options.custom_l4 = Some(Arc::new(OneTurnLater { patience: timeouts.connect }));
-        // Kept apart from the others, which are no such connections.
-        peer.group_key = 1;
-    }
-    peer
-}
-
 #[cfg(test)]
 mod tests {
     use std::error::Error;
-
-    use pingora::upstreams::peer::Peer as _;
 
     use super::super::facts::{Peer, RequestIds, Tls, read};
     use super::*;
@@ -596,73 +491,6 @@ mod tests {
             let fields: Vec<_> = fields.iter().map(|field| ("Cookie", *field)).collect();
             let dressed = dressed(VISITOR, &fields)?;
             assert_eq!(dressed.all("cookie"), *expected, "{fields:?}");
-        }
-        Ok(())
-    }
-
-    fn upstream(text: &str) -> Result<Upstream, Box<dyn Error>> {
-        Ok(text.parse()?)
-    }
-
-    #[test]
-    fn every_wait_for_an_app_ends_and_a_name_is_always_checked_over_tls() -> Outcome {
-        let timeouts = Edge::for_tests()?.upstream;
-        for (text, tls, name) in [
-            ("http://10.0.0.5:8080", false, ""),
-            ("https://app.example.com", true, "app.example.com"),
-            ("https://10.0.0.5:8443", true, "10.0.0.5"),
-            ("https://[::1]:8443", true, "::1"),
-        ] {
-            let peer = peer(&upstream(text)?, "10.0.0.5:1".parse()?, &timeouts, Awaited::Answer);
-            assert_eq!((peer.tls(), peer.sni()), (tls, name), "{text}");
-            assert!(!peer.tls() || !peer.sni().is_empty(), "{text}");
-            assert!(peer.verify_cert() && peer.verify_hostname(), "{text}");
-            let options = &peer.options;
-            assert_eq!(options.connection_timeout, Some(timeouts.connect));
-            assert_eq!(options.total_connection_timeout, Some(timeouts.connect));
-            assert_eq!(options.read_timeout, Some(timeouts.read));
-            assert_eq!(options.write_timeout, Some(timeouts.write));
-            assert_eq!(options.idle_timeout, Some(timeouts.idle));
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn silence_is_no_fault_of_a_stream() -> Outcome {
-        let timeouts = Edge::for_tests()?.upstream;
-        let rows: &[(&[(&'static str, &'static str)], Awaited)] = &[
-            (&[], Awaited::Answer),
-            (&[("accept", "*/*")], Awaited::Answer),
-            (&[("accept", "text/html, text/*")], Awaited::Answer),
-            (&[("accept", "text/event-streams")], Awaited::Answer),
-            (&[("accept", "text/event-stream")], Awaited::Events),
-            (&[("accept", "text/html, Text/Event-Stream;q=0.5")], Awaited::Events),
-            (&[("accept", "text/html"), ("accept", "text/event-stream")], Awaited::Events),
-            (&[("upgrade", "websocket")], Awaited::Tunnel),
-            (&[("upgrade", "WebSocket")], Awaited::Tunnel),
-            (&[("upgrade", "h2c")], Awaited::Answer),
-        ];
-        for (fields, awaited) in rows {
-            let headers: HeaderMap = fields
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-                .collect();
-            assert_eq!(Awaited::by(&headers), *awaited, "{fields:?}");
-        }
-        for awaited in [Awaited::Events, Awaited::Tunnel] {
-            let patient = peer(&upstream("http://app")?, "10.0.0.5:1".parse()?, &timeouts, awaited);
-            assert_eq!(patient.options.read_timeout, None);
-            assert_eq!(patient.options.write_timeout, Some(timeouts.write));
-            assert_eq!(patient.options.custom_l4.is_some(), awaited == Awaited::Tunnel);
-        }
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn an_address_needs_no_resolver() -> Outcome {
-        let resolver = Resolver::default();
-        for (text, address) in [("http://10.0.0.5:8080", "10.0.0.5:8080"), ("https://[::1]", "[::1]:443")] {
-            assert_eq!(resolver.address(&upstream(text)?).await?, address.parse()?, "{text}");
         }
         Ok(())
     }

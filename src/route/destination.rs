@@ -2,20 +2,22 @@
 //!
 //! Owns: [`Destination`]. Must not know: how an app is reached, what is told to it.
 
-use super::upstream::Upstream;
+use std::sync::Arc;
+
+use super::upstream::app::App;
 
 /// What becomes of an admitted request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Destination {
     /// It is forwarded.
-    App(Upstream),
+    App(Arc<App>),
 }
 
 impl Destination {
     /// The app, where there is one.
-    pub fn app(&self) -> Option<&Upstream> {
+    pub fn app(&self) -> Option<&Arc<App>> {
         match self {
-            Destination::App(upstream) => Some(upstream),
+            Destination::App(app) => Some(app),
         }
     }
 }

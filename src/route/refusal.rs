@@ -1,7 +1,7 @@
 //! Why a request's address is not taken.
 //!
 //! Owns: [`Refusal`].
-//! Must not know: how it is answered (a page or problem+json, always status 400).
+//! Must not know: how it is answered (a page or problem+json).
 
 /// Why a target or a host is refused. Each `Display` is a sentence for the person who sent the request; none
 /// repeats what was sent, so that it may stand on a page.
@@ -11,7 +11,7 @@ pub enum Refusal {
     #[error("The address does not begin with a slash.")]
     NotOriginForm,
     /// More than [`super::target::MAX_BYTES`].
-    #[error("The address is longer than 8 KiB.")]
+    #[error("The address is longer than 32 KiB.")]
     TooLong,
     /// A raw `#`: some parsers cut there and some do not.
     #[error("The address contains a `#`; browsers keep that part to themselves.")]

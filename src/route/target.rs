@@ -14,7 +14,7 @@ use super::oddity::{Oddities, Oddity};
 use super::refusal::Refusal;
 
 /// The longest target taken, in bytes, as sent and as spelled.
-pub const MAX_BYTES: usize = 8 * 1024;
+pub const MAX_BYTES: usize = 32 * 1024;
 
 /// Nobody encodes more often than this in good faith, and each layer costs a pass over the path.
 const MAX_LAYERS: usize = 8;

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 pub use super::labels::EndReason;
-use super::labels::{LogStream, SignInOutcome};
+use super::labels::{Ending, LogStream, OpenKind, SignInOutcome};
 use super::line::{Line, Style, with_buffer};
 use super::metrics::Metrics;
 use super::writer::Writer;
@@ -128,6 +128,26 @@ pub enum Event {
         /// The request.
         request_id: String,
     },
+    /// A connection that was open lost its pass and was ended.
+    ConnectionEnded {
+        /// Whose.
+        account: AccountId,
+        /// The session that it was opened with.
+        #[serde(serialize_with = "short")]
+        session: SessionKey,
+        /// The route that admitted it.
+        route: String,
+        /// What it was.
+        kind: OpenKind,
+        /// Why.
+        reason: Ending,
+        /// How long it was open, in seconds.
+        open_seconds: u64,
+        /// Where the client is.
+        client: IpAddr,
+        /// The request that opened it.
+        request_id: String,
+    },
     /// Bitbucket gives other groups than before.
     MembershipChanged {
         /// Whose.
@@ -155,6 +175,13 @@ pub enum Event {
         purpose: &'static str,
         /// The key id; public.
         key: String,
+    },
+    /// A certificate is shown, or a CA of client certificates asked, that was not before: its file changed.
+    CertificateReloaded {
+        /// The file, as the configuration calls it.
+        certificate: String,
+        /// The fingerprint of the certificate; of CAs that of the file.
+        sha256: String,
     },
     /// Lines of this stream are missing before this one.
     LinesDropped {
@@ -318,6 +345,16 @@ pub(super) mod tests {
                 client,
                 request_id,
             },
+            Event::ConnectionEnded {
+                account,
+                session,
+                route: "wiki".to_owned(),
+                kind: OpenKind::WebSocket,
+                reason: Ending::SignedOut,
+                open_seconds: 90,
+                client,
+                request_id: "r-2".to_owned(),
+            },
             Event::MembershipChanged {
                 account,
                 lost: vec!["ops".to_owned()],
@@ -330,6 +367,7 @@ pub(super) mod tests {
                 found: TeamId::from_bytes([4; 16]),
             },
             Event::KeysRotated { purpose: "assertion", key: "k-2".to_owned() },
+            Event::CertificateReloaded { certificate: "tls.crt".to_owned(), sha256: "aabb".to_owned() },
             Event::LinesDropped { count: 3 },
         ]
     }

@@ -93,8 +93,34 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CookieFault Decision EndReason Ending Endpoint Freshness KeyReload LogStream
-    RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation
+    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
+    KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
+}
+
+label! {
+    /// Why a connection was closed before its first request.
+    ConnectionRefusal is "reason" {
+        /// As many were open as `limits.connections`.
+        Full = "full",
+        /// As many were open from its address as `limits.connections_per_address`.
+        AddressFull = "address_full",
+        /// It came to a listener with `proxy_protocol` and not from `trusted_proxies`.
+        NotAProxy = "not_a_proxy",
+        /// It came to a listener with `proxy_protocol` and did not begin with a header of that protocol.
+        ProxyHeader = "proxy_header",
+        /// It was not ready for a request within `limits.handshake_timeout`.
+        Slow = "slow",
+    }
+}
+
+label! {
+    /// What somebody did too often.
+    Throttled is "what" {
+        /// Begin to sign in: `limits.sign_ins`.
+        SignIn = "sign_in",
+        /// Come back from Bitbucket: `limits.callbacks`.
+        Callback = "callback",
+    }
 }
 
 label! {
@@ -116,6 +142,8 @@ label! {
         BadRequest = "bad_request",
         /// One of the gateway's own pages.
         Own = "own",
+        /// Sent to https by a listener that does nothing else.
+        Redirect = "redirect",
         /// Something of ours failed.
         Error = "error",
     }
@@ -338,6 +366,16 @@ label! {
 }
 
 label! {
+    /// What came of a certificate file that changed.
+    CertificateReload is "outcome" {
+        /// What it holds is used.
+        Loaded = "loaded",
+        /// It is of no use; what was read before is used on.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// Why a session cookie was of no use.
     CookieFault is "fault" {
         /// It has not the shape of ours.
@@ -388,6 +426,20 @@ label! {
 }
 
 label! {
+    /// What a request that stays open is.
+    OpenKind is "kind" {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// A stream of events (`text/event-stream`).
+        Events = "events",
+        /// A gRPC call.
+        Grpc = "grpc",
+        /// Anything else that takes long: a poll, a download, an upload.
+        Stream = "stream",
+    }
+}
+
+label! {
     /// Why a connection that was open lost its pass.
     Ending is "reason" {
         /// Its session was signed out.
@@ -410,6 +462,40 @@ label! {
         Access = "access",
         /// A line for each event that matters to security.
         Audit = "audit",
+    }
+}
+
+label! {
+    /// What went wrong with an upstream.
+    UpstreamFault is "kind" {
+        /// Nobody listens there.
+        ConnectRefused = "connect_refused",
+        /// It took no connection in time.
+        ConnectTimeout = "connect_timeout",
+        /// It took no connection.
+        Connect = "connect",
+        /// TLS did not come about: a certificate that nobody vouches for, another name.
+        Tls = "tls",
+        /// No answer began in time.
+        HeaderTimeout = "header_timeout",
+        /// An answer fell silent.
+        IdleTimeout = "idle_timeout",
+        /// An answer did not end in time.
+        TotalTimeout = "total_timeout",
+        /// It took nothing of a request's body.
+        WriteTimeout = "write_timeout",
+        /// It closed or reset the connection.
+        Closed = "closed",
+        /// What it said is no HTTP, or more than an answer may hold.
+        Garbage = "garbage",
+        /// Its name has no address.
+        Dns = "dns",
+        /// It has as many requests as it may.
+        Full = "full",
+        /// A WebSocket was asked of an app that is spoken to in HTTP/2.
+        WebSocketOverHttp2 = "websocket_over_http2",
+        /// Something else.
+        Other = "other",
     }
 }
 

@@ -10,16 +10,19 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus::{
-    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CookieFault, Decision, EndReason, Endpoint, Freshness, KeyReload, Labels,
-    LogStream, One, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    AssertionSource, CallOutcome, CertificateReload, ConnectionRefusal, CookieFault, Decision, EndReason,
+    Ending, Endpoint, Freshness, KeyReload, Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome,
+    SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
-use super::table::{Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
+use super::table::{Alone, Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
+use crate::clock::Timestamp;
 
 /// The `route` of a request for the gateway's own pages. No configured name has parentheses.
 pub const OWN: &str = "(own)";
@@ -42,13 +45,29 @@ pub struct Metrics {
     first_byte: HistogramVec,
     total: HistogramVec,
     in_flight: IntGauge,
+    /// Requests of signed-in people that stay open.
+    pub open_connections: Gauges<OpenKind>,
+    /// Those that were ended because they lost their pass.
+    pub connections_closed: Counters<Ending>,
     /// Cookies under our name that were of no use.
     pub bad_cookies: Counters<CookieFault>,
+
+    upstreams_healthy: IntGaugeVec,
+    upstream_failures: IntCounterVec,
+    upstream_retries: IntCounterVec,
+    upstream_ejections: IntCounterVec,
+
+    /// Connections of clients.
+    pub connections: IntGauge,
+    /// Connections that were closed before their first request.
+    pub connections_refused: Counters<ConnectionRefusal>,
 
     /// Browsers sent to Bitbucket.
     pub sign_in_starts: IntCounter,
     /// Ends of sign-ins.
     pub sign_ins: Counters<SignInOutcome>,
+    /// What was refused because somebody did it too often.
+    pub throttled: Counters<Throttled>,
     /// Sessions that count.
     pub sessions: IntGauge,
     /// Ends of sessions.
@@ -85,6 +104,11 @@ pub struct Metrics {
     pub key_reloads: Counters<KeyReload>,
     /// 1 while the secret file is not the one in use.
     pub secret_file_refused: IntGauge,
+
+    certificate_ends: GaugeVec,
+    certificate_trouble: IntGaugeVec,
+    /// Certificate files that changed.
+    pub certificate_reloads: Counters<CertificateReload>,
 
     /// Log lines that were dropped.
     pub log_lines_dropped: Counters<LogStream>,
@@ -146,11 +170,63 @@ impl Metrics {
             "Requests being served, open streams among them.",
             "A level that only rises is an upstream that hangs, or a client that reads slowly on purpose.",
         )?;
+        let open_connections = t.gauges(
+            "teamgate_open_connections",
+            "Requests of signed-in people that stay open and are decided on again and again: WebSockets, event \
+             streams, gRPC calls, and whatever else takes longer than 5 s.",
+            "What a restart would cut.",
+        )?;
+        let connections_closed = t.counters(
+            "teamgate_connections_closed_total",
+            "Open connections that lost their pass and were ended.",
+            "`cannot_tell` means that people are cut off by Bitbucket's silence, not by a rule; many \
+             `not_allowed` at once mean that a team or a rule changed.",
+        )?;
         let bad_cookies = t.counters(
             "teamgate_bad_cookies_total",
             "Requests with a session cookie that was of no use.",
             "`forged` without a key rotation behind it is somebody guessing, or a replica with another \
              `secret_file`.",
+        )?;
+
+        t.section("Upstreams");
+        let upstreams_healthy = t.upstreams(
+            "teamgate_upstream_healthy",
+            "Addresses of an upstream that get requests: those that its checks found well and that are not left \
+             alone. 1 for one that is an address itself, more for a name that has several.",
+            "0 is an app that people miss, or one of several that does not do its share.",
+        )?;
+        let upstream_failures = t.by_upstream::<UpstreamFault>(
+            "teamgate_upstream_failures_total",
+            "Attempts to get an answer from an upstream that failed. One that was made good elsewhere counts, too.",
+            "`closed` alone, and rarely, is an app that closes idle connections sooner than \
+             `upstream_timeouts.keep_alive` says; `header_timeout` is an app that hangs.",
+        )?;
+        let upstream_retries = t.by_upstream::<Alone>(
+            "teamgate_upstream_retries_total",
+            "Requests that had been sent to an upstream, got no answer and were sent again.",
+            "Nobody noticed these. Many are an app that breaks connections.",
+        )?;
+        let upstream_ejections = t.by_upstream::<Alone>(
+            "teamgate_upstream_ejections_total",
+            "Times that an upstream was left alone because requests to it kept failing.",
+            "An app that comes and goes.",
+        )?;
+
+        t.section("Connections");
+        let connections = t.gauge(
+            "teamgate_connections",
+            "Connections of clients that are open.",
+            "Near `limits.connections` new ones are about to be refused. Many connections and few requests are \
+             clients that hold on to them.",
+        )?;
+        let connections_refused = t.counters(
+            "teamgate_connections_refused_total",
+            "Connections that were closed before their first request.",
+            "`full` rising keeps people out: raise `limits.connections`, or find out who holds them. \
+             `address_full` is one client, or an office behind one address. `not_a_proxy` and `proxy_header` \
+             mean that something reaches a listener around the proxy, or that proxy and listener disagree \
+             about the PROXY protocol.",
         )?;
 
         t.section("Signing in");
@@ -165,6 +241,12 @@ impl Metrics {
             "Sign-ins that ended, one way or the other.",
             "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
              that refuses cookies.",
+        )?;
+        let throttled = t.counters(
+            "teamgate_throttled_total",
+            "Requests answered with 429 because their address had too many of the kind.",
+            "A rise is somebody trying, or an office behind one address that is larger than \
+             `limits.sign_ins` or `limits.callbacks` allow for.",
         )?;
         let sessions = t.gauge(
             "teamgate_sessions",
@@ -264,6 +346,25 @@ impl Metrics {
             "At 1 the next start fails, or replicas come to differ: mend the file.",
         )?;
 
+        t.section("Certificates");
+        let certificate_ends = t.by_certificate(
+            "teamgate_certificate_expiry_timestamp_seconds",
+            "When a certificate that is shown to browsers expires, in seconds since 1970.",
+            "Alert on `… - time() < 7 * 86400`, or on a quarter of the life of certificates that live shorter.",
+        )?;
+        let certificate_trouble = t.flag_by_certificate(
+            "teamgate_certificate_problem",
+            "1 while the files of a certificate, or of the CAs of client certificates, cannot be used, so that \
+             what was read before is used on; else 0.",
+            "1 for longer than a deployment takes: the log says which file, what is wrong, and the cure. A \
+             restart would fail.",
+        )?;
+        let certificate_reloads = t.counters(
+            "teamgate_certificate_reloads_total",
+            "Changes of certificate files that were noticed.",
+            "`refused` rising is a deployment that writes broken files.",
+        )?;
+
         t.section("The gateway itself");
         let log_lines_dropped = t.counters(
             "teamgate_log_lines_dropped_total",
@@ -296,9 +397,18 @@ impl Metrics {
             first_byte,
             total,
             in_flight,
+            open_connections,
+            connections_closed,
             bad_cookies,
+            upstreams_healthy,
+            upstream_failures,
+            upstream_retries,
+            upstream_ejections,
+            connections,
+            connections_refused,
             sign_in_starts,
             sign_ins,
+            throttled,
             sessions,
             sessions_ended,
             memberships,
@@ -315,6 +425,9 @@ impl Metrics {
             corrupted_records,
             key_reloads,
             secret_file_refused,
+            certificate_ends,
+            certificate_trouble,
+            certificate_reloads,
             log_lines_dropped,
             config_info,
             config_routes,
@@ -345,6 +458,24 @@ impl Metrics {
         Arc::new(metrics)
     }
 
+    /// The series of one upstream, by its URL as configured. Asked for once per upstream.
+    pub fn for_upstream(&self, url: &str) -> Arc<UpstreamMetrics> {
+        Arc::new(UpstreamMetrics {
+            url: url.into(),
+            failures: self.upstream_failures.clone(),
+            retries: self.upstream_retries.with_label_values(&[url]),
+            ejections: self.upstream_ejections.with_label_values(&[url]),
+        })
+    }
+
+    /// Says of each upstream how many of its addresses get requests; others are not shown any more.
+    pub fn upstreams_healthy<'u>(&self, upstreams: impl Iterator<Item = (&'u str, i64)>) {
+        self.upstreams_healthy.reset();
+        for (url, available) in upstreams {
+            self.upstreams_healthy.with_label_values(&[url]).set(available);
+        }
+    }
+
     /// Counts one more request in flight until the guard is dropped: a panic skips every hook, not this.
     pub fn request_in_flight(&self) -> InFlight {
         InFlight::enter(&self.in_flight)
@@ -355,6 +486,16 @@ impl Metrics {
         self.config_info.reset();
         self.config_info.with_label_values(&[hash]).set(1);
         self.config_routes.set(i64::try_from(routes).unwrap_or(i64::MAX));
+    }
+
+    /// Says until when the certificate in `file` is valid. `file` is its name in the configuration.
+    pub fn certificate_ends(&self, file: &str, at: Timestamp) {
+        self.certificate_ends.with_label_values(&[file]).set(at.unix_seconds() as f64);
+    }
+
+    /// Says whether the files behind `file`, its name in the configuration, are of no use at present.
+    pub fn certificate_in_trouble(&self, file: &str, trouble: bool) {
+        self.certificate_trouble.with_label_values(&[file]).set(trouble.into());
     }
 
     /// Has `refresh` called before each scrape, for gauges that change by mere waiting (ages) or are costly
@@ -381,6 +522,23 @@ impl Metrics {
     }
 }
 
+/// What is counted of one upstream.
+pub struct UpstreamMetrics {
+    url: Box<str>,
+    failures: IntCounterVec,
+    /// Requests that were sent again after this upstream gave no answer.
+    pub retries: IntCounter,
+    /// Times that it was left alone.
+    pub ejections: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// An attempt failed.
+    pub fn failed(&self, kind: UpstreamFault) {
+        self.failures.with_label_values(&[&*self.url, kind.as_str()]).inc();
+    }
+}
+
 /// The page `docs/metrics.md`.
 ///
 /// # Errors
@@ -394,9 +552,9 @@ const CELLS: usize = Decision::COUNT * StatusClass::COUNT;
 
 /// What a route usually answers. These series exist from the start, so that the first denial is a rise from
 /// zero to one, which `rate()` sees, and not an appearance, which it does not. Others appear when they happen:
-/// all 54 for each of a few hundred routes would be a long page of zeros.
+/// all 60 for each of a few hundred routes would be a long page of zeros.
 fn usual(route: &str) -> &'static [(Decision, StatusClass)] {
-    use Decision::{Allow, BadRequest, CannotTell, Deny, Error, NoRoute, Own, SignIn};
+    use Decision::{Allow, BadRequest, CannotTell, Deny, Error, NoRoute, Own, Redirect, SignIn};
     use StatusClass::{ClientError, Redirection, ServerError, Success};
     match route {
         OWN => &[
@@ -406,7 +564,12 @@ fn usual(route: &str) -> &'static [(Decision, StatusClass)] {
             (Own, ServerError),
             (Error, ServerError),
         ],
-        NO_ROUTE => &[(NoRoute, ClientError), (BadRequest, ClientError), (Error, ServerError)],
+        NO_ROUTE => &[
+            (NoRoute, ClientError),
+            (BadRequest, ClientError),
+            (Redirect, Redirection),
+            (Error, ServerError),
+        ],
         _ => &[
             (Allow, Success),
             (Allow, ServerError),

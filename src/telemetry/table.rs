@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use super::labels::{Decision, Labels, StatusClass};
@@ -73,7 +73,33 @@ pub(super) const LADDER: [f64; 19] = [
 pub(super) const SLOW_LADDER: [f64; 16] =
     [5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
 
+const CERTIFICATE: &str = "the `cert` (or `client_ca`) file as the configuration has it";
+
 const ROUTE: &str = "a route's name in the configuration, `(own)` or `(none)`";
+
+const UPSTREAM: &str = "a URL of an upstream in the configuration";
+
+/// No label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Alone;
+
+impl Labels for Alone {
+    fn columns() -> Vec<(&'static str, Vec<&'static str>)> {
+        Vec::new()
+    }
+
+    fn all() -> Vec<Alone> {
+        vec![Alone]
+    }
+
+    fn values(self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn index(self) -> usize {
+        0
+    }
+}
 
 /// What `Metrics::new` writes its table with: registers each metric and notes its row of the reference.
 pub(super) struct Table {
@@ -192,6 +218,26 @@ impl Table {
         self.register(HistogramVec::new(opts, &["route"])?)
     }
 
+    pub(super) fn by_certificate(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<GaugeVec, Error> {
+        self.note(name, "gauge", vec![("certificate", CERTIFICATE.to_owned())], Unit::Seconds, help, watch);
+        self.register(GaugeVec::new(Opts::new(name, help), &["certificate"])?)
+    }
+
+    pub(super) fn flag_by_certificate(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntGaugeVec, Error> {
+        self.note(name, "gauge", vec![("certificate", CERTIFICATE.to_owned())], Unit::None, help, watch);
+        self.register(IntGaugeVec::new(Opts::new(name, help), &["certificate"])?)
+    }
+
     pub(super) fn requests(
         &mut self,
         name: &'static str,
@@ -203,6 +249,28 @@ impl Table {
         self.note(name, "counter", columns, Unit::None, help, watch);
         let names = [vec!["route"], names::<Rest>()].concat();
         self.register(IntCounterVec::new(Opts::new(name, help), &names)?)
+    }
+
+    /// Counters by upstream, and by what else `L` says.
+    pub(super) fn by_upstream<L: Labels>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntCounterVec, Error> {
+        let labels = [vec![("upstream", UPSTREAM.to_owned())], columns::<L>()].concat();
+        self.note(name, "counter", labels, Unit::None, help, watch);
+        let names = [vec!["upstream"], names::<L>()].concat();
+        self.register(IntCounterVec::new(Opts::new(name, help), &names)?)
+    }
+
+    pub(super) fn upstreams(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        watch: &'static str,
+    ) -> Result<IntGaugeVec, Error> {
+        self.info(name, help, &[("upstream", UPSTREAM)], watch)
     }
 
     pub(super) fn info(

@@ -442,10 +442,10 @@ async fn an_app_that_breaks_off_or_talks_nonsense_is_a_page() -> Checked {
 async fn an_app_that_takes_too_long_is_a_page() -> Checked {
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let address = silent.local_addr()?;
-    let config = Config::default().top("upstream_timeouts: { read: 1s }").route(&route_to("slow", address));
+    let config = Config::default().top("upstream_timeouts: { header: 1s }").route(&route_to("slow", address));
     let setup = Setup::with(config).await?;
     // Nobody accepts: the system takes the connection and the request, and nothing comes back.
-    fails(&setup, "/slow", address, 504, &["read_timeout"]).await
+    fails(&setup, "/slow", address, 504, &["header_timeout"]).await
 }
 
 #[tokio::test]

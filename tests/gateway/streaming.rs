@@ -19,34 +19,35 @@ use crate::support::{Browser, Checked, Config, PATIENCE, Request, Setup, Wire};
 
 /// Longer than apps of these tests may be silent.
 const LONG: Duration = Duration::from_millis(2_500);
-const IMPATIENT: &str = "upstream_timeouts: { read: 1s, idle: 1s }";
+const IMPATIENT: &str = "upstream_timeouts: { header: 1s, idle: 1s }";
 
 /// The handshake of RFC 6455 §1.3, as the client says it …
-const UPGRADE: &[(&str, &str)] = &[
+pub(crate) const UPGRADE: &[(&str, &str)] = &[
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
     ("Sec-WebSocket-Version", "13"),
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 /// … and as the server answers it.
-const GRANTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+pub(crate) const GRANTED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
 /// An app of which one connection is looked at byte for byte.
-struct App {
-    listener: TcpListener,
-    address: SocketAddr,
+pub(crate) struct App {
+    pub(crate) listener: TcpListener,
+    pub(crate) address: SocketAddr,
 }
 
 impl App {
-    async fn start() -> Checked<App> {
+    pub(crate) async fn start() -> Checked<App> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         Ok(App { listener, address })
     }
 
     /// Routes to it: `/{name}` for all, `/team/{name}` for `acme`.
-    fn routes(&self, config: Config, name: &str) -> Config {
+    pub(crate) fn routes(&self, config: Config, name: &str) -> Config {
         let upstream = format!("upstream: \"http://{}\"", self.address);
         config
             .route(&format!("name: {name}, path: /{name}, access: public, {upstream}"))
@@ -54,7 +55,7 @@ impl App {
     }
 
     /// Takes a connection and reads the head of a request; gives what was read.
-    async fn hear(&self) -> Checked<(TcpStream, Vec<u8>)> {
+    pub(crate) async fn hear(&self) -> Checked<(TcpStream, Vec<u8>)> {
         let (mut stream, _) = timeout(PATIENCE, self.listener.accept()).await??;
         let mut heard = Vec::new();
         read_until(&mut stream, &mut heard, b"\r\n\r\n").await?;
@@ -63,7 +64,7 @@ impl App {
 }
 
 /// Reads until `needle` is among what was heard.
-async fn read_until(stream: &mut TcpStream, heard: &mut Vec<u8>, needle: &[u8]) -> Checked {
+pub(crate) async fn read_until(stream: &mut TcpStream, heard: &mut Vec<u8>, needle: &[u8]) -> Checked {
     while !heard.windows(needle.len()).any(|window| window == needle) {
         if timeout(PATIENCE, stream.read_buf(heard)).await?? == 0 {
             return Err(format!("the end, after {:?}", String::from_utf8_lossy(heard)).into());
@@ -73,19 +74,19 @@ async fn read_until(stream: &mut TcpStream, heard: &mut Vec<u8>, needle: &[u8]) 
 }
 
 /// Waits until the gateway closes its connection to the app.
-async fn closed(stream: &mut TcpStream) -> Checked {
+pub(crate) async fn closed(stream: &mut TcpStream) -> Checked {
     let mut scrap = Vec::new();
     // A reset is an end, too.
     while timeout(PATIENCE, stream.read_buf(&mut scrap)).await?.unwrap_or(0) > 0 {}
     Ok(())
 }
 
-fn lasting(method: &str, url: &str) -> Request {
+pub(crate) fn lasting(method: &str, url: &str) -> Request {
     Request::new(method, url).header("Connection", "keep-alive")
 }
 
 /// Reads chunks until `text` is among them.
-async fn event(wire: &mut Wire, text: &str) -> Checked {
+pub(crate) async fn event(wire: &mut Wire, text: &str) -> Checked {
     let mut heard = String::new();
     while !heard.contains(text) {
         let chunk = wire.chunk().await?.ok_or_else(|| format!("the end, after {heard:?}"))?;
@@ -143,12 +144,12 @@ async fn an_answer_that_is_no_stream_does_not() -> Checked {
 }
 
 /// What a browser or a program says besides.
-type Fields<'a> = &'a [(&'static str, &'a str)];
+pub(crate) type Fields<'a> = &'a [(&'static str, &'a str)];
 
-type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
 /// Opens a WebSocket at `target`, or says with which status it was refused.
-async fn open(setup: &Setup, target: &str, fields: Fields<'_>) -> Checked<Result<Socket, u16>> {
+pub(crate) async fn open(setup: &Setup, target: &str, fields: Fields<'_>) -> Checked<Result<Socket, u16>> {
     let stream = TcpStream::connect(setup.gateway.address()).await?;
     let mut request = format!("ws://{}{target}", setup.gateway.address()).into_client_request()?;
     for (name, value) in fields {
@@ -165,7 +166,7 @@ async fn open(setup: &Setup, target: &str, fields: Fields<'_>) -> Checked<Result
 }
 
 /// An app that says everything back, at its own address; and how many connections it took.
-async fn echoes() -> Checked<(App, Arc<AtomicUsize>)> {
+pub(crate) async fn echoes() -> Checked<(App, Arc<AtomicUsize>)> {
     let app = App::start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -187,7 +188,7 @@ async fn echoes() -> Checked<(App, Arc<AtomicUsize>)> {
     Ok((App { address, ..app }, taken))
 }
 
-async fn echoed(socket: &mut Socket, message: Message) -> Checked {
+pub(crate) async fn echoed(socket: &mut Socket, message: Message) -> Checked {
     timeout(PATIENCE, socket.send(message.clone())).await?.map_err(|error| format!("sending: {error}"))?;
     let back = timeout(PATIENCE, socket.next()).await?.ok_or("the end")?;
     let back = back.map_err(|error| format!("waiting for the echo: {error}"))?;

@@ -2,11 +2,14 @@
 
 #![expect(dead_code, reason = "the tests of one file use a part of this only")]
 
+mod blunt;
 mod browser;
 mod config;
 mod gateway;
+mod haproxy;
 mod http;
 mod nginx;
+mod tls;
 mod upstream;
 mod wire;
 
@@ -15,11 +18,14 @@ use std::time::Duration;
 
 use bitbucket_sim::{Client, EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET, Simulator, World};
 
+pub(crate) use self::blunt::Blunt;
 pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
 pub(crate) use self::gateway::{Gateway, Run, free_address};
+pub(crate) use self::haproxy::Haproxy;
 pub(crate) use self::http::{Request, Response, send};
 pub(crate) use self::nginx::{Authority, Nginx};
+pub(crate) use self::tls::shown_certificate;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};
 
@@ -51,6 +57,11 @@ impl Setup {
 
     /// With `config`; ready to serve when this returns.
     pub(crate) async fn with(config: Config) -> Checked<Setup> {
+        Setup::with_variables(config, &[]).await
+    }
+
+    /// With `config`, which uses more variables.
+    pub(crate) async fn with_variables(config: Config, more: &[(&'static str, String)]) -> Checked<Setup> {
         let simulator = Simulator::start(([127, 0, 0, 1], 0).into(), World::example()).await?;
         let upstream = Upstream::start().await?;
         let variables = [
@@ -59,7 +70,7 @@ impl Setup {
             ("CLIENT_ID", EXAMPLE_CLIENT_ID.to_owned()),
             ("CLIENT_SECRET", EXAMPLE_CLIENT_SECRET.to_owned()),
         ];
-        let gateway = Gateway::start(&config, &variables).await?;
+        let gateway = Gateway::start(&config, &[&variables, more].concat()).await?;
         simulator.with(|world| world.set_callback(EXAMPLE_CLIENT_ID, &gateway.url("/.teamgate/callback")))?;
         Ok(Setup { simulator, upstream, gateway })
     }

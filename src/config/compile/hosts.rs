@@ -1,6 +1,7 @@
-//! Addresses and hosts: where teamgate listens, what it is called, which hosts its cookie reaches.
+//! Addresses and hosts: where operators reach teamgate, what it is called, which hosts its cookie reaches.
 //!
-//! Owns: the rules on `listen`, `admin`, `external_url`, `redirect_uri`, `cookie_domain`.
+//! Owns: the rules on `admin`, `external_url`, `redirect_uri`, `cookie_domain`;
+//! when two addresses are one.
 //! Must not know: routes (which hosts they name is asked by `routes`).
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,29 +15,8 @@ use crate::config::document::{Document, SameSite};
 const TAKEN: [&str; 5] =
     ["/.teamgate", "/.teamgate/", "/.teamgate/login", "/.teamgate/logout", "/.teamgate/userinfo"];
 
-pub(super) fn listen(document: &Document, findings: &mut Findings<'_>) -> Vec<SocketAddr> {
-    if document.listen.is_empty() && findings.places.has("listen") && findings.sound(&["listen"]) {
-        findings.problem("listen", "an empty list listens nowhere; write `- address: 0.0.0.0:8080`");
-    }
-    let mut found: Vec<SocketAddr> = Vec::new();
-    for (index, listen) in document.listen.iter().enumerate() {
-        let Some(address) = listen.address.as_ref().map(|address| address.0) else { continue };
-        let path = format!("listen[{index}].address");
-        port(address, &path, findings);
-        match found.iter().find(|other| collide(**other, address)) {
-            Some(other) if *other == address => {
-                findings.problem(path, format!("`{address}` is listed twice; keep one"))
-            }
-            Some(other) => findings
-                .problem(path, format!("`{address}` is part of `{other}`, which is listed, too; keep one")),
-            None => found.push(address),
-        }
-    }
-    found
-}
-
 /// A port that the system chooses cannot be told to anybody; on loopback that is what tests want.
-fn port(address: SocketAddr, path: &str, findings: &mut Findings<'_>) {
+pub(super) fn port(address: SocketAddr, path: &str, findings: &mut Findings<'_>) {
     if address.port() == 0 && !address.ip().is_loopback() {
         findings.problem(
             path,
@@ -46,7 +26,7 @@ fn port(address: SocketAddr, path: &str, findings: &mut Findings<'_>) {
 }
 
 /// Whether both cannot be bound at once.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || any)
 }
@@ -216,7 +196,7 @@ fn shown(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

@@ -1,11 +1,12 @@
 //! Routes: what they match, who may pass, where they lead.
 //!
 //! Owns: the rules on `routes` and `bitbucket.teams`; building the table. Who may pass is in `rule`, what the
-//! app is told in `identity`.
+//! app is told in `identity`, where it is in `upstreams`.
 //! Must not know: how a route is found or decided.
 
 mod identity;
 mod rule;
+mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::hosts::{covers, host, leads_to};
+use super::hosts::{covers, host};
 use super::{Cookie, Findings};
 use crate::config::document::{self, Access, Document, InPath};
 use crate::config::value::show_duration;
@@ -21,10 +22,10 @@ use crate::membership::{Group, TeamName};
 use crate::route::destination::Destination;
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
-use crate::route::upstream::Upstream;
 use crate::route::{Route, Table};
 
 pub(super) use identity::forbidden;
+use upstreams::Targets;
 
 /// What routes must fit.
 pub(super) struct Gateway<'g> {
@@ -47,6 +48,8 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
     if document.routes.is_empty() && findings.places.has("routes") && findings.sound(&["routes"]) {
         findings.problem("routes", "an empty list serves nothing; add a route");
     }
+    let general = upstreams::timeouts(document, findings);
+    let mut targets = Targets::default();
     let mut found = Vec::new();
     for (index, route) in document.routes.iter().enumerate() {
         let mut one = One { path: format!("routes[{index}]"), document, route, findings };
@@ -58,12 +61,12 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
         one.sign_in_reaches_it(pattern.as_ref(), gateway);
         let policy = one.policy();
         one.fits_its_access(policy.as_ref());
-        let (upstream, identity, max_age) = (one.upstream(gateway), one.identity(), one.max_age());
+        let app = one.app(gateway, &general, &mut targets);
+        let (identity, max_age) = (one.identity(), one.max_age());
         let line = u32::try_from(one.findings.places.of(&one.path).line).unwrap_or(u32::MAX);
-        if let (Some(pattern), Some(policy), Some(upstream), Some(name)) =
-            (pattern, policy, upstream, &route.name)
-        {
-            let (destination, allow_in_path) = (Destination::App(upstream), oddities(&route.allow_in_path));
+        if let (Some(pattern), Some(policy), Some(app), Some(name)) = (pattern, policy, app, &route.name) {
+            let destination = Destination::App(Arc::new(app));
+            let allow_in_path = oddities(&route.allow_in_path);
             let route =
                 Route { name: name.0.clone(), line, policy, max_age, destination, identity, allow_in_path };
             found.push(Found { index, pattern, route: Arc::new(route) });
@@ -285,25 +288,5 @@ impl One<'_, '_> {
             ));
         }
         Some(own)
-    }
-
-    fn upstream(&mut self, gateway: &Gateway<'_>) -> Option<Upstream> {
-        let text = &self.route.upstream.as_ref()?.0;
-        let upstream: Upstream = self.parsed("upstream", text.parse())?;
-        let reaches = |listener: &SocketAddr| leads_to(&upstream.host, upstream.port, *listener);
-        if reaches(&gateway.admin) {
-            self.problem(
-                "upstream",
-                format!(
-                    "`{text}` is the admin address, which browsers must not reach; write the app's address"
-                ),
-            );
-            return None;
-        }
-        if gateway.listen.iter().any(reaches) {
-            self.problem("upstream", format!("`{text}` is teamgate itself; write the app's address"));
-            return None;
-        }
-        Some(upstream)
     }
 }

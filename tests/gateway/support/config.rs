@@ -1,6 +1,6 @@
 //! A configuration file for one test.
 //!
-//! The variables `$LISTEN`, `$ADMIN`, `$UPSTREAM`, `$BITBUCKET`, `$CLIENT_ID` and `$CLIENT_SECRET` are set.
+//! The variables `$LISTEN` and `$PORT` of it, `$SECOND` and `$THIRD` for more listeners, `$ADMIN`, `$UPSTREAM`, `$BITBUCKET`, `$CLIENT_ID` and `$CLIENT_SECRET` are set.
 
 /// What differs from test to test. Everything is YAML.
 #[derive(Clone, Debug)]
@@ -38,10 +38,17 @@ impl Config {
         self
     }
 
-    /// More keys of the top level. `admin`, `external_url` and `log` replace what would stand there.
+    /// More keys of the top level. `listen`, `admin`, `external_url` and `log` replace what would stand there.
     pub(crate) fn top(mut self, lines: &str) -> Config {
         self.top.push_str(lines);
         self.top.push('\n');
+        self
+    }
+
+    /// More lines of the key that was given last to [`Config::top`].
+    pub(crate) fn top_continued(mut self, key: &str, lines: &str) -> Config {
+        let at = self.top.find(key).map_or(self.top.len(), |at| at + key.len());
+        self.top.insert_str(at, lines);
         self
     }
 
@@ -59,8 +66,9 @@ impl Config {
 
     /// The whole file.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::from("listen:\n  - address: $LISTEN\n");
+        let mut text = String::new();
         for (key, line) in [
+            ("listen:", "listen:\n  - address: $LISTEN"),
             ("admin:", "admin: { address: $ADMIN }"),
             ("external_url:", "external_url: http://$LISTEN"),
             ("log:", "log: { format: json }"),

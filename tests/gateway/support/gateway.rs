@@ -136,11 +136,16 @@ fn collect(pipe: impl Read + Send + 'static, lines: &Arc<Mutex<Vec<String>>>) {
     });
 }
 
+/// What stands between the lines of two starts.
+const RESTARTED: &str = "restarted by the test";
+
 /// `teamgate run` in a folder of its own.
 pub(crate) struct Gateway {
     run: Run,
     folder: TempDir,
     listen: SocketAddr,
+    second: SocketAddr,
+    third: SocketAddr,
     admin: SocketAddr,
     variables: Vec<(&'static str, String)>,
 }
@@ -165,19 +170,26 @@ impl Gateway {
     fn begin(config: &Config, variables: &[(&'static str, String)]) -> Checked<Gateway> {
         let folder = tempfile::tempdir()?;
         let (listen, admin) = (free_address()?, free_address()?);
+        let (second, third) = (free_address()?, free_address()?);
         std::fs::write(folder.path().join("teamgate.yaml"), config.text())?;
         let mut variables = variables.to_vec();
         variables.push(("LISTEN", listen.to_string()));
+        variables.push(("PORT", listen.port().to_string()));
+        variables.push(("SECOND", second.to_string()));
+        variables.push(("THIRD", third.to_string()));
         variables.push(("ADMIN", admin.to_string()));
         let run = Run::start(folder.path(), &["run"], &variables)?;
-        Ok(Gateway { run, folder, listen, admin, variables })
+        Ok(Gateway { run, folder, listen, second, third, admin, variables })
     }
 
     /// Waits until the last start has come to an end, good (true) or bad.
     async fn is_ready(&mut self) -> Checked<bool> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            if self.stderr().last().is_some_and(|line| line.contains("metrics and health on")) {
+            // What is logged may come before and after it.
+            let said = self.stderr();
+            let last_start = said.iter().rposition(|line| line == RESTARTED).unwrap_or(0);
+            if said[last_start..].iter().any(|line| line.contains("metrics and health on")) {
                 return Ok(true);
             }
             if self.run.exited()?.is_some() {
@@ -194,6 +206,16 @@ impl Gateway {
     /// Where it listens for browsers.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where it listens for browsers, too, if its configuration has `$SECOND`.
+    pub(crate) fn second(&self) -> SocketAddr {
+        self.second
+    }
+
+    /// The same with `$THIRD`.
+    pub(crate) fn third(&self) -> SocketAddr {
+        self.third
     }
 
     /// Where it listens for operators.
@@ -285,7 +307,7 @@ impl Gateway {
     /// waits until it serves.
     pub(crate) async fn restart(&mut self) -> Checked {
         let (out, err) = (&self.run.stdout, &self.run.stderr);
-        err.lock().unwrap_or_else(PoisonError::into_inner).push("restarted by the test".to_owned());
+        err.lock().unwrap_or_else(PoisonError::into_inner).push(RESTARTED.to_owned());
         self.run.child = spawn(self.folder.path(), &["run"], &self.variables, out, err)?;
         match self.is_ready().await? {
             true => Ok(()),

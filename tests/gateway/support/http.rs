@@ -81,9 +81,16 @@ impl Request {
     }
 }
 
-/// Sends `request` on a connection of its own and reads the answer to its end.
+/// Sends `request` on a connection of its own and reads the answer to its end. With an https URL over TLS, whoever
+/// the other side says it is.
 pub(crate) async fn send(request: &Request) -> Checked<Response> {
-    let mut wire = Wire::connect(request.address()?).await?;
+    let mut wire = match request.url.strip_prefix("https://") {
+        Some(rest) => {
+            let name = rest.split(['/', '?', ':']).next().unwrap_or("");
+            Wire::connect_tls(request.address()?, name).await?
+        }
+        None => Wire::connect(request.address()?).await?,
+    };
     wire.send(&request.bytes()).await?;
     let mut response = wire.response_to(&request.method).await?;
     response.url.clone_from(&request.url);

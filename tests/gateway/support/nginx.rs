@@ -121,7 +121,7 @@ fn configuration(servers: &str, folder: &Path, address: SocketAddr) -> String {
     format!(
         "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log warn;\n\
          events {{ worker_connections 1024; }}\n\
-         http {{ {paths} {format}\naccess_log {folder}/access.log lines;\n{servers}\n}}\n"
+         http {{ {paths} {format}\n{servers}\naccess_log {folder}/access.log lines;\n}}\n"
     )
 }
 

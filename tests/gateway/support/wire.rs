@@ -1,17 +1,22 @@
-//! One TCP connection, byte for byte.
+//! One connection, byte for byte; over TLS, if wanted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::{Checked, PATIENCE, Response};
+use super::{Checked, PATIENCE, Response, tls};
+
+/// What bytes go over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection, and what came over it that nobody has taken yet.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
@@ -27,7 +32,24 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Checked<Wire> {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
-        Ok(Wire { stream, buffer: Vec::new() })
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// From another address of this machine.
+    pub(crate) async fn connect_from(from: IpAddr, address: SocketAddr) -> Checked<Wire> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = timeout(PATIENCE, socket.connect(address)).await??;
+        stream.set_nodelay(true)?;
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// Over TLS, asking for `name`, and taking whatever certificate is shown.
+    pub(crate) async fn connect_tls(address: SocketAddr, name: &str) -> Checked<Wire> {
+        let stream = timeout(PATIENCE, TcpStream::connect(address)).await??;
+        stream.set_nodelay(true)?;
+        let stream = timeout(PATIENCE, tls::connect(stream, name)).await??;
+        Ok(Wire { stream: Box::new(stream), buffer: Vec::new() })
     }
 
     /// Sends exactly `bytes`.
@@ -80,6 +102,18 @@ impl Wire {
     pub(crate) async fn rest(&mut self) -> Checked<Vec<u8>> {
         while timeout(PATIENCE, self.read()).await?? {}
         Ok(std::mem::take(&mut self.buffer))
+    }
+
+    /// Takes what has come, or what comes within `span`; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When nothing comes.
+    pub(crate) async fn some(&mut self, span: Duration) -> Checked<Option<Vec<u8>>> {
+        if self.buffer.is_empty() && !timeout(span, self.read()).await?? {
+            return Ok(None);
+        }
+        Ok(Some(std::mem::take(&mut self.buffer)))
     }
 
     /// Whether nothing has come and nobody has closed within `span`. For what must *not* happen.
