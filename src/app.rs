@@ -9,7 +9,7 @@ mod secret;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -340,18 +340,7 @@ impl App {
     }
 
     fn start_timers(&self) {
-        let (certificates, clock, telemetry) =
-            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
-        self.runtime.spawn(every(LOOK_EVERY, move || {
-            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
-            async move {
-                // It reads files, and a network's file system may take its time.
-                let look = move || {
-                    certificates.lock().unwrap_or_else(PoisonError::into_inner).look(now, &telemetry);
-                };
-                let _ = tokio::task::spawn_blocking(look).await;
-            }
-        }));
+        self.watch_certificates();
 
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
@@ -454,6 +443,22 @@ impl App {
         self.compiled.session.idle.clamp(Duration::from_secs(2), Duration::from_secs(600))
     }
 
+    fn watch_certificates(&self) {
+        if locked(&self.certificates).is_empty() {
+            return;
+        }
+        let (certificates, clock, telemetry) =
+            (self.certificates.clone(), self.clock.clone(), self.telemetry.clone());
+        self.runtime.spawn(every(LOOK_EVERY, move || {
+            let (certificates, now, telemetry) = (certificates.clone(), clock.now(), telemetry.clone());
+            async move {
+                // It reads files, and a network's file system may take its time.
+                let look = move || locked(&certificates).look(now, &telemetry);
+                let _ = tokio::task::spawn_blocking(look).await;
+            }
+        }));
+    }
+
     /// What must be there for the gateway to serve.
     fn probes(&self) -> Probes {
         let (listeners, store) = (self.health.clone(), self.health.clone());
@@ -529,6 +534,11 @@ impl Sweeper {
         self.directory.forget_all_unused(now).await?;
         Ok(())
     }
+}
+
+/// Poisoned by a panic, it is as good as before: each look begins anew.
+fn locked(certificates: &Mutex<reload::Watch>) -> MutexGuard<'_, reload::Watch> {
+    certificates.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn every<F: Future<Output = ()>>(span: Duration, mut task: impl FnMut() -> F) {

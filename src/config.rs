@@ -31,7 +31,7 @@ use places::Places;
 use problem::{Place, Problem, Problems};
 
 use crate::clock::Timestamp;
-use crate::listener::certificates::{Certificate, ClientCa};
+use crate::listener::certificates::{self, Certificate, ClientCa, Identity};
 
 /// Reads the file at `path`, and what it points to. `now` tells which certificates have expired.
 ///
@@ -53,6 +53,8 @@ pub fn load(path: &Path, lookup: Lookup<'_>, now: Timestamp) -> Result<Compiled,
         read_secret: &secret_text::read,
         read_certificate: &Certificate::read,
         read_client_ca: &ClientCa::read,
+        read_vouching: &certificates::vouching,
+        read_identity: &Identity::read,
     };
     let outcome = compile(&file, draft, &around);
     outcome.compiled.ok_or_else(|| Problems::new(file, outcome.problems, names))

@@ -228,9 +228,20 @@ enum Refused {
     Malformed(#[from] Malformed),
     #[error("the connection was not ready for a request in time")]
     Slow,
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
     /// Nobody's fault but the client's, and nothing to count.
     #[error("the connection ended before its first request: {0}")]
-    Gone(#[from] io::Error),
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Refused {
+        match error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            true => Refused::Handshake(error),
+            false => Refused::Gone(error),
+        }
+    }
 }
 
 impl Refused {
@@ -241,6 +252,7 @@ impl Refused {
             Refused::NotAProxy => Some(ConnectionRefusal::NotAProxy),
             Refused::Malformed(_) => Some(ConnectionRefusal::ProxyHeader),
             Refused::Slow => Some(ConnectionRefusal::Slow),
+            Refused::Handshake(_) => Some(ConnectionRefusal::Tls),
             Refused::Gone(_) => None,
         }
     }
@@ -251,8 +263,8 @@ impl<A> Endpoint<A> {
     fn refuse(&self, peer: SocketAddr, refused: &Refused) {
         if let Some(label) = refused.label() {
             self.telemetry.metrics.connections_refused.inc(label);
-            // Silence is what scanners and load balancers do all day.
-            if !matches!(label, ConnectionRefusal::Slow) {
+            // Silence and odd handshakes are what scanners and load balancers do all day.
+            if !matches!(label, ConnectionRefusal::Slow | ConnectionRefusal::Tls) {
                 self.telemetry.warn_limited(label.as_str(), self.clock.now(), refused);
             }
         }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs;
 
+use teamgate::telemetry::labels::UpstreamFault;
 use teamgate::telemetry::metrics::{Metrics, reference};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -31,6 +32,8 @@ fn every_registered_metric_is_on_the_page_with_its_type_and_labels() -> Outcome 
     metrics.config_in_force("h", 1);
     metrics.certificate_ends("tls.crt", teamgate::clock::Timestamp::from_unix_seconds(1));
     metrics.certificate_in_trouble("tls.crt", false);
+    metrics.for_upstream("http://app").failed(UpstreamFault::Closed);
+    metrics.upstreams_healthy([("http://app", 1)].into_iter());
     let scrape = metrics.render()?;
     let mut seen = 0;
     for (name, kind) in families(&scrape) {
@@ -55,6 +58,8 @@ fn every_name_keeps_the_conventions() -> Outcome {
     metrics.config_in_force("h", 1);
     metrics.certificate_ends("tls.crt", teamgate::clock::Timestamp::from_unix_seconds(1));
     metrics.certificate_in_trouble("tls.crt", false);
+    metrics.for_upstream("http://app").failed(UpstreamFault::Closed);
+    metrics.upstreams_healthy([("http://app", 1)].into_iter());
     for (name, kind) in families(&metrics.render()?) {
         assert!(name.starts_with("teamgate_") || name.starts_with("process_"), "{name}: whose is it?");
         assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}: lower case and _ only");

@@ -31,7 +31,7 @@ use super::problem::{Place, Problem, Problems};
 use super::value::show_duration;
 use crate::clock::Timestamp;
 use crate::keys::signing::Algorithm;
-use crate::listener::certificates::{Certificate, ClientCa, Fault, Named, Pair, Unsound};
+use crate::listener::certificates::{Certificate, Chain, ClientCa, Fault, Identity, Named, Pair, Unsound};
 use crate::membership::TeamName;
 use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
@@ -187,6 +187,10 @@ pub struct Surroundings<'a> {
     pub read_certificate: &'a dyn Fn(&Pair, Timestamp) -> Result<Certificate, Unsound>,
     /// Reads CAs of client certificates.
     pub read_client_ca: &'a dyn Fn(&Named, Timestamp) -> Result<ClientCa, Fault>,
+    /// Reads what vouches for an app.
+    pub read_vouching: &'a dyn Fn(&Named) -> Result<Chain, Fault>,
+    /// Reads a certificate that is shown to an app, and its key.
+    pub read_identity: &'a dyn Fn(&Pair, Timestamp) -> Result<Identity, Unsound>,
 }
 
 /// What came of it. Without problems there is a configuration.
@@ -515,6 +519,7 @@ routes:
     retries: 2
     max_connections: 90
     http_version: h2
+    upstream_tls: { ca: app-root.pem, server_name: app.internal, cert: gateway.pem, key: gateway.key }
     upstream_timeouts: { connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }
     host_header: several.example.com
   - { name: connects, path: /connects, teams: [acme], upstream: "http://10.0.1.8:8080", health_check: { tcp: true } }
@@ -647,6 +652,11 @@ routes:
             "{ connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }",
             "{}",
         ),
+        ("routes.upstream_tls", ", server_name: app.internal, cert: gateway.pem, key: gateway.key", ""),
+        ("routes.upstream_tls.ca", "ca: app-root.pem", "ca: other.pem"),
+        ("routes.upstream_tls.server_name", "server_name: app.internal", "server_name: other.internal"),
+        ("routes.upstream_tls.cert", "cert: gateway.pem", "cert: other.pem"),
+        ("routes.upstream_tls.key", "key: gateway.key", "key: other.key"),
         ("routes.upstream_timeouts.connect", "connect: 2s", "connect: 3s"),
         ("routes.upstream_timeouts.header", "header: 20s", "header: 21s"),
         ("routes.upstream_timeouts.idle", "idle: 30s", "idle: 31s"),
@@ -681,6 +691,11 @@ routes:
                     .map_err(|_| Unsound { part: Part::Cert, fault: Fault::BadCertificate })
             },
             read_client_ca: &|_, _| Ok(ClientCa::for_tests()),
+            read_vouching: &|file| Ok(vec![file.written.as_bytes().to_vec()]),
+            read_identity: &|pair, _| {
+                let chain = vec![format!("{} and {}", pair.cert.written, pair.key.written).into_bytes()];
+                Ok(Identity { chain, key: Secret::new(Vec::new()), exposed: None })
+            },
         };
         let outcome = compile("f", read(text, &|_| None).map_err(|p| p.to_string())?, &around);
         let problems: Vec<String> = outcome.problems.iter().map(Problem::to_string).collect();

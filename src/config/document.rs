@@ -726,15 +726,17 @@ impl Default for Ejection {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamTls {
-    /// A PEM file with the certificates that may vouch for the app, instead of the system's.
+    /// A PEM file with the authorities that may vouch for the app, instead of the system's; or with the app's own
+    /// certificate, where it has signed itself.
     #[schemars(extend("examples" = ["app-ca.pem"]))]
     pub ca: Option<Text>,
     /// The name that the app's certificate is for, where it is not the URL's host.
     #[schemars(extend("examples" = ["app.internal.example.com"]))]
     pub server_name: Option<Host>,
-    /// A PEM file with the gateway's own certificate, for an app that asks for one. Needs `key`.
+    /// A PEM file with the gateway's own certificate, for an app that asks for one, and behind it those that lead to
+    /// its authority. Needs `key`.
     #[schemars(extend("examples" = ["gateway.pem"]))]
-    pub certificate: Option<Text>,
+    pub cert: Option<Text>,
     /// A PEM file with its private key.
     #[schemars(extend("examples" = ["gateway.key"]))]
     pub key: Option<Text>,

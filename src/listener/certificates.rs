@@ -28,6 +28,7 @@ use x509_parser::extensions::GeneralName;
 use zeroize::Zeroizing;
 
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 /// The largest file that is read, in bytes: every public CA there is fits in a quarter of it.
 const LARGEST: u64 = 1024 * 1024;
@@ -111,7 +112,7 @@ pub enum Fault {
     UnusableKey,
     /// The key of another certificate.
     #[error(
-        "is not the key of the certificate; put files that belong together, the server's own certificate first in `cert`"
+        "is not the key of the certificate; put files that belong together, in `cert` the one of this key first"
     )]
     Mismatch,
     /// Its time is over.
@@ -123,6 +124,9 @@ pub enum Fault {
     /// No name that a browser would look at.
     #[error("names no host: browsers read `subjectAltName` and nothing else; have it issued with the hosts")]
     NoNames,
+    /// Made for something else, such as a server.
+    #[error("is not for clients (`extendedKeyUsage` lacks `clientAuth`); have one issued that is")]
+    NotForClients,
     /// Made for something else, such as a client.
     #[error("is not for servers (`extendedKeyUsage` lacks `serverAuth`); have one issued that is")]
     NotForServers,
@@ -153,6 +157,19 @@ pub struct Certificate {
     pub exposed: Option<u32>,
     /// The SHA-256 of what both files hold.
     pub contents: Sha256,
+}
+
+/// Certificates, DER.
+pub type Chain = Vec<Vec<u8>>;
+
+/// What the gateway shows to an app that asks for a certificate: names in it say nothing.
+pub struct Identity {
+    /// The certificate and those between it and the authority, DER. At least one.
+    pub chain: Chain,
+    /// Its private key, DER.
+    pub key: Secret<Vec<u8>>,
+    /// The key's permission bits, if anybody on the machine can read it.
+    pub exposed: Option<u32>,
 }
 
 /// CAs that client certificates must come from.
@@ -204,15 +221,7 @@ impl Certificate {
         }
         let fingerprint = sha256(&[&chain[0]]);
         let signing = private_key(&key.bytes).map_err(of(Part::Key))?;
-        let shown = CertifiedKey::from_der(chain, signing, &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                Unsound { part: Part::Key, fault: Fault::Mismatch }
-            }
-            rustls::Error::InvalidCertificate(_) => {
-                Unsound { part: Part::Cert, fault: Fault::BadCertificate }
-            }
-            _ => Unsound { part: Part::Key, fault: Fault::UnusableKey },
-        })?;
+        let shown = certified(chain, signing)?;
         Ok(Certificate {
             shown: Arc::new(shown),
             names,
@@ -240,6 +249,75 @@ impl fmt::Debug for Certificate {
             .field("fingerprint", &hex(&self.fingerprint))
             .finish_non_exhaustive()
     }
+}
+
+impl Identity {
+    /// Reads a pair of files.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsound`]: which file, why, and what helps.
+    pub fn read(pair: &Pair, now: Timestamp) -> Result<Identity, Unsound> {
+        let of = |part| move |fault| Unsound { part, fault };
+        let cert = read(&pair.cert.path).map_err(of(Part::Cert))?;
+        let key = read(&pair.key.path).map_err(of(Part::Key))?;
+        if key.mode & 0o022 != 0 {
+            return Err(Unsound { part: Part::Key, fault: Fault::Writable(key.mode) });
+        }
+        let chain = certificates(&cert.bytes).map_err(of(Part::Cert))?;
+        for certificate in &chain {
+            parsed(certificate).map_err(of(Part::Cert))?;
+        }
+        let own = parsed(&chain[0]).map_err(of(Part::Cert))?;
+        validity(&own, now).map_err(of(Part::Cert))?;
+        let usage = own.extended_key_usage().ok().flatten();
+        if usage.is_some_and(|usage| !usage.value.client_auth && !usage.value.any) {
+            return Err(Unsound { part: Part::Cert, fault: Fault::NotForClients });
+        }
+        let signing = private_key(&key.bytes).map_err(of(Part::Key))?;
+        let bytes = Secret::new(signing.secret_der().to_vec());
+        certified(chain.clone(), signing)?;
+        Ok(Identity {
+            chain: chain.into_iter().map(|certificate| certificate.to_vec()).collect(),
+            key: bytes,
+            exposed: (key.mode & 0o004 != 0).then_some(key.mode),
+        })
+    }
+}
+
+/// Reads a file with one certificate or several that vouch for an app: authorities, or the app's own, where it has
+/// signed itself. DER, at least one.
+///
+/// # Errors
+///
+/// What is wrong with the file.
+pub fn vouching(file: &Named) -> Result<Chain, Fault> {
+    let Contents { bytes, mode } = read(&file.path)?;
+    if mode & 0o022 != 0 {
+        // Whoever can write it can stand between the gateway and the app.
+        return Err(Fault::Writable(mode));
+    }
+    let found = certificates(&bytes)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &found {
+        parsed(certificate)?;
+        roots.add(certificate.clone()).map_err(|_| Fault::BadCertificate)?;
+    }
+    Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+/// A certificate with its key.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, Unsound> {
+    CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            Unsound { part: Part::Key, fault: Fault::Mismatch }
+        }
+        rustls::Error::InvalidCertificate(_) => Unsound { part: Part::Cert, fault: Fault::BadCertificate },
+        _ => Unsound { part: Part::Key, fault: Fault::UnusableKey },
+    })
 }
 
 impl ClientCa {
@@ -453,7 +531,7 @@ pub(crate) mod tests {
     pub(crate) const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 
     /// From 2001 to 2033, unless a test says otherwise.
-    const LIFE: (i64, i64) = (1_000_000_000, 2_000_000_000);
+    pub(crate) const LIFE: (i64, i64) = (1_000_000_000, 2_000_000_000);
 
     /// A certificate in PEM, and its key.
     pub(crate) struct Made {
@@ -565,6 +643,36 @@ pub(crate) mod tests {
             );
             assert_eq!(found.exposed, None);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_shown_to_an_app_needs_no_name_but_must_be_for_clients() -> Tested {
+        let files = Files::new()?;
+        let ca = authority("an authority", LIFE)?;
+        let found = Identity::read(&files.pair(&client(&ca)?)?, NOW).map_err(|unsound| unsound.fault)?;
+        assert_eq!((found.chain.len(), found.exposed), (1, None));
+        let mut for_servers = params(&["a.example"], LIFE)?;
+        for_servers.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let made_for_servers = made_with(&for_servers, &rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let (one, other) = (client(&ca)?, client(&ca)?);
+        let crossed = Made { cert: one.cert, key: other.key };
+        for (made, expected) in [(made_for_servers, Fault::NotForClients), (crossed, Fault::Mismatch)] {
+            let fault = Identity::read(&files.pair(&made)?, NOW).err().map(|unsound| unsound.fault);
+            assert_eq!(fault, Some(expected));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_vouches_for_an_app_is_read_from_one_file() -> Tested {
+        let files = Files::new()?;
+        let text = format!("{}{}", authority("a", LIFE)?.pem(), made(&["app.example"])?.cert);
+        let file = files.write("ca.pem", &text)?;
+        assert_eq!(vouching(&file)?.len(), 2);
+        files.mode("ca.pem", 0o622)?;
+        assert_eq!(vouching(&file), Err(Fault::Writable(0o622)));
+        assert_eq!(vouching(&files.write("empty.pem", "")?), Err(Fault::NoCertificate));
         Ok(())
     }
 

@@ -105,6 +105,9 @@ pub fn here() -> Option<Arc<Conversation>> {
     HERE.try_with(Arc::clone).ok()
 }
 
+/// How much of an HTTP/2 answer may wait for its client, in bytes: one piece of Pingora's.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// What is the same for every connection.
 pub(super) struct Options {
     pub(super) limits: Limits,
@@ -121,6 +124,8 @@ impl Options {
         // From Pingora's bounded defaults: the crate's own would take 16 MiB of headers.
         let mut http2 = default_h2_options();
         http2.max_concurrent_streams(limits.streams);
+        // Of what a client does not read this much of each answer waits here; the crate's own is six times as much.
+        http2.max_send_buffer_size(SEND_BUFFER);
         http2.max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
         Options { limits, server, http2 }
     }

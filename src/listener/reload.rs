@@ -64,6 +64,11 @@ impl Watch {
         watch
     }
 
+    /// Whether there is nothing to watch.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
     /// Looks at every file, and shows what is new. Reads from disk: not for a thread that serves requests.
     pub fn look(&mut self, now: Timestamp, telemetry: &Telemetry) {
         let certificates: Vec<bool> =

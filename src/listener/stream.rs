@@ -769,4 +769,79 @@ mod tests {
         assert_eq!(&next, b"second");
         Ok(())
     }
+
+    const GRANTED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x82\x02hi";
+
+    /// A WebSocket whose app has said one thing.
+    async fn tunnel() -> Result<(TcpStream, Client, Arc<Wire>, Arc<Line>), Box<dyn Error>> {
+        let (visitor, mut client, wire) = opened(H2c::Unknown, b"").await?;
+        let line = Line::new();
+        wire.next_request(line.clone());
+        wire.head_is_read();
+        wire.becomes_tunnel();
+        client.write_all(GRANTED).await?;
+        client.flush().await?;
+        Ok((visitor, client, wire, line))
+    }
+
+    fn end(wire: &Wire, line: &Line) {
+        line.end(Ending::SignedOut);
+        wire.end();
+    }
+
+    /// A socket that is closed over what nobody read is reset, which may overtake what was said before.
+    #[tokio::test]
+    async fn the_last_word_arrives_although_the_client_goes_on_talking() -> Outcome {
+        let (mut visitor, mut client, wire, line) = tunnel().await?;
+        visitor.write_all(&[b'x'; 50_000]).await?;
+        end(&wire, &line);
+        let mut nothing = [0; 16];
+        let leaving = async {
+            let error = client.read(&mut nothing).await.err();
+            drop(client);
+            error.map(|error| error.kind())
+        };
+        let listening = async {
+            let mut heard = Vec::new();
+            visitor.read_to_end(&mut heard).await?;
+            drop(visitor);
+            io::Result::Ok(heard)
+        };
+        let (error, heard) = tokio::join!(leaving, listening);
+        assert_eq!(error, Some(io::ErrorKind::ConnectionAborted));
+        assert_eq!(heard?, [GRANTED, &last_word(Ending::SignedOut)].concat());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_listen_is_waited_for_a_moment_and_no_longer() -> Outcome {
+        let (_visitor, mut client, wire, line) = tunnel().await?;
+        // More than fits into all buffers on the way, so that what is said is not taken any more.
+        let full = Duration::from_millis(200);
+        let much = vec![0; 1 << 20];
+        while tokio::time::timeout(full, client.write_all(&much)).await.is_ok() {}
+        end(&wire, &line);
+        let mut nothing = [0; 16];
+        let error = tokio::time::timeout(Duration::from_secs(30), client.read(&mut nothing)).await?;
+        assert_eq!(error.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        let error = client.write_all(b"more").await;
+        assert_eq!(error.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_no_websocket_fails_at_once_and_is_told_nothing() -> Outcome {
+        let (mut visitor, mut client, wire) = opened(H2c::Unknown, b"").await?;
+        let line = Line::new();
+        wire.next_request(line.clone());
+        wire.head_is_read();
+        let mut nothing = [0; 16];
+        let (read, ()) = tokio::join!(client.read(&mut nothing), async { end(&wire, &line) });
+        assert_eq!(read.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        let written = client.write(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        assert_eq!(written.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
+        drop(client);
+        assert_eq!(visitor.read(&mut nothing).await?, 0);
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 
@@ -147,7 +147,12 @@ fn understand(
 ) -> Result<Target<'static>, Unreadable> {
     // First what costs least to see, and what would cost most to go on with.
     let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header.headers.len() > limits.header_fields || bytes > limits.header_bytes {
+    // HTTP/2 splits cookies, and browsers do: one field each (RFC 9113 §8.2.3).
+    let crumbs = match header.version {
+        Version::HTTP_2 => header.headers.get_all(COOKIE).iter().count().saturating_sub(1),
+        _ => 0,
+    };
+    if header.headers.len() - crumbs > limits.header_fields || bytes > limits.header_bytes {
         return Err(Unreadable::TooManyHeaders);
     }
     // In any case: methods are case-sensitive, but not every server knows.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use pingora::connectors::L4Connect;
 use pingora::upstreams::peer::HttpPeer;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType, Result};
 
 use super::awaited::{Awaited, Waits};
@@ -73,6 +74,15 @@ impl Template {
         // The lowest bit is for what the connection is for.
         peer.group_key = identity.finish() & !1;
         peer.options.tcp_keepalive = Some(KEEPALIVE.clone());
+        // What is no certificate was refused with the configuration: these parse.
+        if let Some(authorities) = &target.tls.authorities {
+            let parsed = authorities.iter().map(|der| WrappedX509::new(der.clone(), parse_x509));
+            peer.options.ca = Some(parsed.collect::<Vec<_>>().into());
+        }
+        if let Some(identity) = &target.tls.identity {
+            let key = CertKey::new(identity.chain.clone(), identity.key.expose().clone());
+            peer.client_cert_key = Some(Arc::new(key));
+        }
         Ok(Template {
             peer,
             version: target.version,
@@ -122,6 +132,8 @@ mod tests {
     use pingora::upstreams::peer::Peer as _;
 
     use super::*;
+    use crate::listener::certificates::tests::{Files, LIFE, authority};
+    use crate::listener::certificates::vouching;
     use crate::route::upstream::app::{App, Tls};
 
     type Outcome<T = ()> = std::result::Result<T, Box<dyn Error>>;
@@ -178,7 +190,9 @@ mod tests {
     #[test]
     fn connections_are_shared_only_among_those_who_trust_the_same() -> Outcome {
         let plain = target("https://app")?;
-        let authorities: Arc<[Vec<u8>]> = Arc::new([b"an authority".to_vec()]);
+        let files = Files::new()?;
+        let pem = authority("an authority", LIFE)?.pem();
+        let authorities: Arc<[Vec<u8>]> = vouching(&files.write("ca.pem", &pem)?)?.into();
         let own = Target { tls: Tls { authorities: Some(authorities), ..Tls::default() }, ..plain.clone() };
         let hash = |target: &Target| -> Outcome<u64> {
             Ok(template(target)?.peer(&Timeouts::default(), Awaited::Answer).reuse_hash())

@@ -110,6 +110,8 @@ label! {
         ProxyHeader = "proxy_header",
         /// It was not ready for a request within `limits.handshake_timeout`.
         Slow = "slow",
+        /// The two sides agreed on no TLS, or the client showed no certificate of `client_ca`.
+        Tls = "tls",
     }
 }
 

@@ -226,7 +226,8 @@ impl Metrics {
             "`full` rising keeps people out: raise `limits.connections`, or find out who holds them. \
              `address_full` is one client, or an office behind one address. `not_a_proxy` and `proxy_header` \
              mean that something reaches a listener around the proxy, or that proxy and listener disagree \
-             about the PROXY protocol.",
+             about the PROXY protocol. `tls` is scanners, clients older than `min_version`, and clients without the \
+             certificate that `client_ca` asks for; the log says which at the level `debug`.",
         )?;
 
         t.section("Signing in");

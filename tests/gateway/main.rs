@@ -10,6 +10,7 @@ mod authorization;
 mod commands;
 mod domains;
 mod framing;
+mod http2;
 mod http2_limits;
 mod keys;
 mod limits;

@@ -310,6 +310,8 @@ listen:
         assert_ne!(curl(&authority, port, &[flag, &url]).await?.code, 0, "{flag}");
     }
     assert_eq!(setup.upstream.received().len(), 2);
+    let refused = "teamgate_connections_refused_total{reason=\"tls\"}";
+    eventually("each is counted", async || Ok(sample(&setup, refused).await? == Some(4.0))).await?;
     // A connection is for the host that it was opened for, whatever its certificate covers.
     let [cert, key] = ["client.crt", "client.key"].map(|name| authority.file(name).display().to_string());
     let url = format!("https://a.apps.example.test:{port}/");

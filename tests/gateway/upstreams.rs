@@ -656,3 +656,77 @@ async fn an_app_whose_certificate_nobody_vouches_for_gets_no_request() -> Checke
     assert_eq!(nginx.log()?, [""; 0]);
     Ok(())
 }
+
+/// An app that speaks TLS with a certificate of its own authority, for `app.internal`, and wants to know who calls.
+async fn guarded(authority: &Authority, listen: &str) -> Checked<Nginx> {
+    let servers = format!(
+        "server {{ listen @ADDRESS@ ssl {listen}; ssl_certificate app.pem; ssl_certificate_key app.key;\n\
+         ssl_client_certificate ca.pem; ssl_verify_client on;\n\
+         location / {{ return 200 \"$server_protocol $ssl_server_name $ssl_client_verify $connection\"; }} }}"
+    );
+    Nginx::start_with(&servers, |folder| put(authority, folder, "DNS:app.internal")).await
+}
+
+#[tokio::test]
+async fn an_app_with_an_authority_of_its_own_learns_who_is_calling() -> Checked {
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let (cert, key) = authority.issue("DNS:gateway.internal")?;
+    let nginx = guarded(&authority, "http2").await?;
+    let url = format!("https://localhost:{}", nginx.address().port());
+    let ca = authority.certificate();
+    let full = format!(
+        "ca: \"{}\", server_name: app.internal, cert: \"{}\", key: \"{}\"",
+        ca.display(),
+        cert.display(),
+        key.display()
+    );
+    let (other_ca, other_cert) = (stranger.certificate(), stranger.issue("DNS:gateway.internal")?);
+    let mut config = Config::default();
+    for (name, version, tls) in [
+        ("full", "auto", full.clone()),
+        ("one", "h1", full.clone()),
+        ("two", "h2", full.clone()),
+        ("nobody", "auto", format!("ca: \"{}\", server_name: app.internal", ca.display())),
+        ("misnamed", "auto", full.replace("app.internal", "other.internal")),
+        ("unnamed", "auto", full.replace("server_name: app.internal, ", "")),
+        ("distrusted", "auto", full.replace(&ca.display().to_string(), &other_ca.display().to_string())),
+        (
+            "unknown",
+            "auto",
+            full.replace(&cert.display().to_string(), &other_cert.0.display().to_string())
+                .replace(&key.display().to_string(), &other_cert.1.display().to_string()),
+        ),
+    ] {
+        config = config.route(&format!(
+            "name: {name}, path: /{name}, access: public, upstream: \"{url}\", http_version: {version}, \
+             health_check: {{ path: /, interval: 1h }}, upstream_tls: {{ {tls} }}"
+        ));
+    }
+    let setup = Setup::with(config).await?;
+    for (path, protocol) in [("/full", "HTTP/2.0"), ("/one", "HTTP/1.1"), ("/two", "HTTP/2.0")] {
+        let said = says(&setup, path).await?;
+        assert!(said.starts_with(&format!("{protocol} app.internal SUCCESS ")), "{path}: {said}");
+    }
+    // Whoever trusts somebody else, or shows something else, gets no connection of those who do not.
+    for path in ["/misnamed", "/unnamed", "/distrusted"] {
+        get(&setup, path).await?.expect(502)?;
+        setup.gateway.logged(&format!("\"route\":\"{}\"", &path[1..])).await?;
+    }
+    for path in ["/nobody", "/unknown"] {
+        let answer = get(&setup, path).await?;
+        // nginx says it in HTTP, or in the handshake.
+        assert!(matches!(answer.status, 400 | 502), "{path}: {}", answer.text());
+    }
+    let log = nginx.log()?;
+    assert!(
+        log.iter().all(|line| !["misnamed", "unnamed", "distrusted"].iter().any(|name| line.contains(name))),
+        "{log:?}"
+    );
+    // A WebSocket goes over HTTP/1.1, whatever else is agreed on.
+    let socket = Request::get(&setup.url("/full"))
+        .headers(&[("Connection", "Upgrade"), ("Upgrade", "websocket")])
+        .headers(&[("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]);
+    let said = send(&socket).await?.expect(200)?.text();
+    assert!(said.starts_with("HTTP/1.1 app.internal SUCCESS "), "{said}");
+    Ok(())
+}

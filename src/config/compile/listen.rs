@@ -364,6 +364,9 @@ mod tests {
             read_secret: &super::super::secret_text::read,
             read_certificate: &read_certificate,
             read_client_ca: &|_, _| Ok(ClientCa::for_tests()),
+            // No app has TLS here.
+            read_vouching: &|_| Err(Fault::BadCertificate),
+            read_identity: &|_, _| Err(Unsound { part: Part::Cert, fault: Fault::BadCertificate }),
         };
         Ok(compile("f", read(&text, &|_| None).map_err(|problem| problem.to_string())?, &around))
     }

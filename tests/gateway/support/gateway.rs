@@ -46,6 +46,18 @@ impl Run {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How much memory it has, in KiB.
+    pub(crate) fn memory(&self) -> Checked<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// How many files and sockets it has open.
+    pub(crate) fn open_files(&self) -> Checked<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
     /// Its exit code, if it is over. A signal is -1.
     pub(crate) fn exited(&mut self) -> Checked<Option<i32>> {
         Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
@@ -285,6 +297,16 @@ impl Gateway {
     /// What it says about itself.
     pub(crate) fn log(&self) -> Vec<Value> {
         stream(&self.stderr(), "log")
+    }
+
+    /// How much memory it has, in KiB.
+    pub(crate) fn memory(&self) -> Checked<u64> {
+        self.run.memory()
+    }
+
+    /// How many files and sockets it has open.
+    pub(crate) fn open_files(&self) -> Checked<usize> {
+        self.run.open_files()
     }
 
     /// The process.

@@ -13,10 +13,11 @@ use crate::config::compile::Findings;
 use crate::config::compile::hosts::leads_to;
 use crate::config::document::{self, Access, Document, HttpVersion};
 use crate::config::value::show_duration;
+use crate::listener::certificates::{Identity, Named, Pair, Part, Unsound};
 use crate::route::host::canonical_host;
 use crate::route::upstream::app::{
-    App, Balance, Ejection, HealthCheck, HostHeader, Member, Probe, ServerErrors, StatusRange, Target,
-    Timeouts, Tls, Version,
+    App, Balance, ClientIdentity, Ejection, HealthCheck, HostHeader, Member, Probe, ServerErrors,
+    StatusRange, Target, Timeouts, Tls, Version,
 };
 use crate::route::upstream::{Place, Scheme, Upstream};
 
@@ -370,8 +371,71 @@ impl One<'_, '_> {
     }
 
     /// `None` is reported.
-    fn tls(&mut self, _: &[(Upstream, u16)]) -> Option<Tls> {
-        Some(Tls::default())
+    fn tls(&mut self, upstreams: &[(Upstream, u16)]) -> Option<Tls> {
+        let written = &self.route.upstream_tls;
+        if *written == document::UpstreamTls::default() {
+            return Some(Tls::default());
+        }
+        if upstreams.iter().any(|(upstream, _)| upstream.scheme != Scheme::Https) {
+            self.problem(
+                "upstream_tls",
+                "nothing is said over TLS here; write `https://` in front of the host, or remove it",
+            );
+            return None;
+        }
+        let authorities = match &written.ca {
+            None => None,
+            Some(file) => Some(self.vouching(&file.0)?.into()),
+        };
+        let identity = match (&written.cert, &written.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(Arc::new(self.identity_shown(&cert.0, &key.0)?)),
+            (Some(_), None) => {
+                self.problem("upstream_tls", "the certificate has no key; add `key: FILE`");
+                return None;
+            }
+            (None, Some(_)) => {
+                self.problem("upstream_tls", "the key has no certificate; add `cert: FILE`");
+                return None;
+            }
+        };
+        let server_name = written.server_name.as_ref().map(|name| name.0.clone());
+        Some(Tls { authorities, server_name, identity })
+    }
+
+    fn vouching(&mut self, written: &str) -> Option<Vec<Vec<u8>>> {
+        let file = Named { written: written.into(), path: self.findings.path(written) };
+        match (self.findings.around.read_vouching)(&file) {
+            Ok(certificates) => Some(certificates),
+            Err(fault) => {
+                self.problem("upstream_tls.ca", format!("`{written}` {fault}"));
+                None
+            }
+        }
+    }
+
+    fn identity_shown(&mut self, cert: &str, key: &str) -> Option<ClientIdentity> {
+        let named = |written: &str| Named { written: written.into(), path: self.findings.path(written) };
+        let pair = Pair { cert: named(cert), key: named(key) };
+        match (self.findings.around.read_identity)(&pair, self.findings.around.now) {
+            Ok(Identity { chain, key: secret, exposed }) => {
+                if let Some(mode) = exposed {
+                    let path = self.at("upstream_tls.key");
+                    self.findings.warning(path, format!(
+                        "everybody on this machine can read `{key}` (mode {mode:03o}); run `chmod o-r {key}`"
+                    ));
+                }
+                Some(ClientIdentity { chain, key: secret })
+            }
+            Err(Unsound { part, fault }) => {
+                let (at, file) = match part {
+                    Part::Cert => ("upstream_tls.cert", cert),
+                    Part::Key => ("upstream_tls.key", key),
+                };
+                self.problem(at, format!("`{file}` {fault}"));
+                None
+            }
+        }
     }
 }
 
