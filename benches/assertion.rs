@@ -20,8 +20,6 @@ use teamgate::policy::Policy;
 use teamgate::policy::condition::Conditions;
 use teamgate::route::Route;
 use teamgate::route::destination::Destination;
-use teamgate::route::identity_out::IdentityOut;
-use teamgate::route::oddity::Oddities;
 use teamgate::store::Store;
 use teamgate::telemetry::{self, Telemetry};
 
@@ -89,15 +87,9 @@ fn settings(algorithm: Algorithm) -> Settings {
 }
 
 fn route() -> Result<Route, Box<dyn Error>> {
-    Ok(Route {
-        name: "wiki".into(),
-        line: 1,
-        policy: Policy::SignedIn { deny: Conditions::new(Vec::new())? },
-        max_age: None,
-        destination: Destination::App(Arc::new("http://10.0.0.5:8080".parse()?)),
-        identity: IdentityOut::default(),
-        allow_in_path: Oddities::NONE,
-    })
+    let policy = Policy::SignedIn { deny: Conditions::new(Vec::new())? };
+    let app = Destination::App(Arc::new("http://10.0.0.5:8080".parse()?));
+    Ok(Route::new("wiki", policy, app))
 }
 
 /// Somebody in five teams.

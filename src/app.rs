@@ -41,6 +41,7 @@ use crate::open::Open;
 use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
+use crate::proxy::accounts::Accounts;
 use crate::proxy::balance::Pools;
 use crate::proxy::facts::RequestIds;
 use crate::secret::Secret;
@@ -305,6 +306,7 @@ impl App {
             pools: self.pools.clone(),
             telemetry: self.telemetry.clone(),
             open: self.open.clone(),
+            accounts: Arc::new(Accounts { telemetry: self.telemetry.clone(), clock: self.clock.clone() }),
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();

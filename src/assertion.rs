@@ -447,7 +447,6 @@ mod tests {
     use crate::policy::Policy;
     use crate::policy::condition::{Condition, Conditions};
     use crate::route::identity_out::IdentityOut;
-    use crate::route::oddity::Oddities;
 
     type Outcome<T = ()> = Result<T, Box<dyn StdError>>;
 
@@ -494,20 +493,12 @@ mod tests {
 
     fn route(identity: IdentityOut) -> Outcome<Arc<Route>> {
         let named = |group: &str| -> Outcome<Condition> { Ok(Condition::Group(group.parse()?)) };
-        Ok(Arc::new(Route {
-            name: "wiki".into(),
-            line: 1,
-            policy: Policy::Rules {
-                allow: Conditions::new(vec![named("acme/administrators")?, named("initech")?])?,
-                deny: Conditions::new(Vec::new())?,
-            },
-            max_age: None,
-            destination: crate::route::destination::Destination::App(Arc::new(
-                "http://10.0.0.5:8080".parse()?,
-            )),
-            identity,
-            allow_in_path: Oddities::NONE,
-        }))
+        let policy = Policy::Rules {
+            allow: Conditions::new(vec![named("acme/administrators")?, named("initech")?])?,
+            deny: Conditions::new(Vec::new())?,
+        };
+        let app = crate::route::destination::Destination::App(Arc::new("http://10.0.0.5:8080".parse()?));
+        Ok(Arc::new(Route { identity, ..Route::new("wiki", policy, app) }))
     }
 
     /// Keys of their own in a store of their own, gone with the folder.

@@ -9,6 +9,7 @@ mod health;
 mod keys;
 mod sessions;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -194,11 +195,16 @@ fn validate(file: &ConfigFile) -> Result<(), Failure> {
     say(&format!("{}: {}, no problems\n", file.config.display(), routes(&compiled)))
 }
 
+/// `5 routes to 3 upstreams`.
 fn routes(compiled: &Compiled) -> String {
-    match compiled.routes.len() {
-        1 => "1 route".to_owned(),
-        several => format!("{several} routes"),
-    }
+    let apps = compiled.routes.iter().filter_map(|(_, route)| route.destination.app());
+    let upstreams: BTreeSet<&str> =
+        apps.flat_map(|app| &app.members).map(|member| &*member.target.upstream.url_text).collect();
+    let counted = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        several => format!("{several} {what}s"),
+    };
+    format!("{} to {}", counted(compiled.routes.len(), "route"), counted(upstreams.len(), "upstream"))
 }
 
 /// Prints to stdout.

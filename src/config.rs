@@ -20,6 +20,7 @@ pub mod value;
 mod words;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use check::Checked;
@@ -49,6 +50,16 @@ pub fn load(path: &Path, lookup: Lookup<'_>, now: Timestamp) -> Result<Compiled,
     let folder = path.parent().unwrap_or(Path::new(""));
     let around = Surroundings {
         folder,
+        is_folder: &|path| fs::read_dir(path).is_ok(),
+        read_file: &|path, most| {
+            // A pipe would keep the start waiting.
+            if !fs::metadata(path)?.is_file() {
+                return Err(std::io::Error::other("it is no file"));
+            }
+            let mut bytes = Vec::new();
+            fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        },
         now,
         read_secret: &secret_text::read,
         read_certificate: &Certificate::read,

@@ -7,6 +7,7 @@
 //! Everything that is not a clear yes is something else: no route, sign in, no, or cannot tell.
 
 pub mod cookie;
+pub mod preflight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,13 @@ use crate::clock::Timestamp;
 use crate::directory::{self, Answer, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
+use crate::gate::preflight::is_preflight;
 use crate::keys::Keyring;
 use crate::live::{Live, LiveSession, Over};
 use crate::policy::{self, Decision, Subject};
 use crate::route::refusal::Refusal;
 use crate::route::target::Target;
-use crate::route::{Route, Table};
+use crate::route::{Preflights, Route, Table};
 use crate::session;
 use crate::telemetry::Telemetry;
 use crate::telemetry::labels::{CookieFault, Ending};
@@ -97,6 +99,16 @@ impl Verdict {
 pub struct Pass {
     route: Arc<Route>,
     who: Option<Who>,
+    by: By,
+}
+
+/// What admitted a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The rule of its route.
+    Rule,
+    /// Its route lets CORS preflights pass, and it is one. The app must get nothing with it that says who asks.
+    Preflight,
 }
 
 /// Who was admitted.
@@ -120,9 +132,14 @@ impl Pass {
         &self.route
     }
 
-    /// Who was admitted; `None` on a public route.
+    /// Who was admitted; `None` on a public route, and for a preflight.
     pub fn who(&self) -> Option<&Who> {
         self.who.as_ref()
+    }
+
+    /// What admitted it.
+    pub fn by(&self) -> By {
+        self.by
     }
 
     /// By which rule. Decided on again, since deciding is pure and costs less than keeping a copy.
@@ -229,7 +246,10 @@ impl Gate {
             return Verdict::OddPath(route.clone(), refusal);
         }
         if let Decision::Allow(_) = policy::decide(&route.policy, Subject::Anonymous) {
-            return Verdict::Forward(Pass { route: route.clone(), who: None });
+            return Verdict::Forward(Pass { route: route.clone(), who: None, by: By::Rule });
+        }
+        if route.preflights == Preflights::Pass && is_preflight(facts.method, facts.headers) {
+            return Verdict::Forward(Pass { route: route.clone(), who: None, by: By::Preflight });
         }
         let session = match self.session(settings, facts).await {
             Found::Session(session) => session,
@@ -269,7 +289,7 @@ impl Gate {
             return Verdict::Deny(Denied { route, who, outside: Outside::OfEveryTeam });
         }
         match policy::decide(&route.policy, who.subject()) {
-            Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who) }),
+            Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who), by: By::Rule }),
             Decision::Deny(_) => Verdict::Deny(Denied { route, who, outside: Outside::OfThisRule }),
             Decision::CannotTell(_) => {
                 let missing = Missing::Membership { last_answer: who.known.membership.as_of() };

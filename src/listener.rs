@@ -250,6 +250,8 @@ impl Refused {
             Refused::Full(Full::Everywhere) => Some(ConnectionRefusal::Full),
             Refused::Full(Full::Address) => Some(ConnectionRefusal::AddressFull),
             Refused::NotAProxy => Some(ConnectionRefusal::NotAProxy),
+            // What balancers do to see whether somebody is there.
+            Refused::Malformed(Malformed::Nothing) => None,
             Refused::Malformed(_) => Some(ConnectionRefusal::ProxyHeader),
             Refused::Slow => Some(ConnectionRefusal::Slow),
             Refused::Handshake(_) => Some(ConnectionRefusal::Tls),
@@ -293,6 +295,7 @@ impl<A> Endpoint<A> {
             total: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
+            asked: None,
             upstream_error: None,
         });
     }

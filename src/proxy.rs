@@ -2,13 +2,17 @@
 //!
 //! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
 //!
-//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`]) or forwarded
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], `answer`) or forwarded
 //! ([`upstream`]).
 
+pub mod accounts;
+mod answer;
 pub mod attempt;
 pub mod awaited;
 pub mod balance;
+mod body;
 pub mod context;
+mod edit;
 mod exchange;
 pub mod facts;
 mod failure;
@@ -43,29 +47,30 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::accounts::{Accounts, Told};
 use self::attempt::{Attempts, ServerError};
 use self::balance::Pools;
+use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
+use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::patience::{Patience, Stalled, be_patient};
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
-use self::upstream::dress;
+use self::upstream::{Changes, Credentials, dress};
 use crate::assertion::Occasion;
 use crate::clock::Clock;
 use crate::facts::shape;
-use crate::gate::{Pass, Verdict, Who};
+use crate::gate::{By, Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
 use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
-use crate::policy::Decision as PolicyDecision;
-use crate::route::destination::Destination;
+use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
-use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
+use crate::telemetry::labels::Decision;
 
 /// How long a client that is still sending may go on to, once it has its answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -90,6 +95,8 @@ pub struct Proxy {
     pub telemetry: Telemetry,
     /// What is decided on again while it is under way.
     pub open: Open,
+    /// Where each request is told of in the end.
+    pub accounts: Arc<Accounts>,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -104,7 +111,7 @@ impl Proxy {
         answer: Response<Bytes>,
     ) -> Result<bool> {
         context.stage = Stage::Answered(Box::new(answered));
-        own::write(session, answer).await?;
+        own::write(session, answer, Afterwards::GoOn).await?;
         Ok(true)
     }
 
@@ -117,8 +124,15 @@ impl Proxy {
         pass: Pass,
     ) -> Result<bool> {
         let snapshot = context.snapshot.clone();
+        let route = pass.route().clone();
+        let rewritten = match route.rewrite.apply(&reading.target, route.allow_in_path) {
+            Ok(rewritten) => rewritten,
+            Err(unfit) => return self.unfit(session, context, reading, &pass, unfit).await,
+        };
         let outgoing = match pass.who() {
             None => None,
+            // Nobody is told of whom.
+            _ if route.destination.app().is_none() => None,
             Some(Who { session: live, known }) => {
                 let audience = snapshot.audience(pass.route(), &reading.arrival.host);
                 let occasion = Occasion {
@@ -144,14 +158,60 @@ impl Proxy {
                 }
             }
         };
+        // Of a preflight the app gets nothing but its head.
+        let limit = if pass.by() == By::Preflight { Some(0) } else { route.body_limit };
+        context.body = Meter::new(limit);
+        let too_long = context.body.announced(&session.req_header().headers).is_err();
+        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
+        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
+        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
+        if too_long {
+            let page = self.too_large(session, context);
+            own::write(session, page, Afterwards::GoOn).await?;
+            return Ok(true);
+        }
+        if route.destination.app().is_none() {
+            let admitted = context.stage.admitted().map_err(closed)?;
+            answer::write(session, &snapshot, admitted, &context.conversation, &self.telemetry).await?;
+            return Ok(true);
+        }
         if session.is_upgrade_req() {
             // A WebSocket that is silent for a minute is not a client that stalls.
             session.set_read_timeout(None);
         }
-        let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
-        context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
-        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing }));
         Ok(false)
+    }
+
+    /// Refuses a request whose path became one that no app is sent.
+    async fn unfit(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reading: Reading,
+        pass: &Pass,
+        unfit: Unfit,
+    ) -> Result<bool> {
+        let (arrival, route) = (reading.arrival, &*pass.route().name);
+        tracing::warn!(request_id = &*arrival.request_id, route, "a path was not forwarded: {unfit}");
+        let common = pages::common(&context.snapshot, &arrival);
+        let page = render::bad_request(&common, &unfit.0.to_string(), request_shape(session));
+        let answered = Answered {
+            route: Some(route.into()),
+            reason: Some(unfit.to_string().into()),
+            account: pass.who().map(|who| who.session.account.id()),
+            ..Answered::of(arrival, Decision::BadRequest)
+        };
+        self.answer(session, context, answered, page).await
+    }
+
+    /// The answer to a body that is longer than the route takes.
+    fn too_large(&self, session: &Session, context: &Context) -> Response<Bytes> {
+        match context.stage.arrival() {
+            Some(arrival) => {
+                render::too_large(&pages::common(&context.snapshot, arrival), request_shape(session))
+            }
+            None => Response::default(),
+        }
     }
 
     async fn refuse(
@@ -197,77 +257,6 @@ impl Proxy {
     }
 }
 
-impl Proxy {
-    /// Metrics and the access line of a request that is over.
-    fn account_for(&self, session: &Session, context: &Context, status: u16, total: Duration) {
-        let gate = context.gate.unwrap_or(total);
-        let header = session.req_header();
-        let (route, decision, account) = match &context.stage {
-            Stage::Arrived => (None, Decision::Error, None),
-            Stage::Admitted(admitted) => {
-                let pass = &admitted.pass;
-                let decision = if pass.who().is_some() { Decision::Allow } else { Decision::Public };
-                (Some(&*pass.route().name), decision, pass.who().map(|who| who.session.account.id()))
-            }
-            Stage::Answered(answered) => (answered.route.as_deref(), answered.decision, answered.account),
-        };
-        let metrics = context.snapshot.metrics_of(route, decision);
-        metrics.record(decision, StatusClass::of(status), gate, context.first_byte, total);
-        if !self.telemetry.access.is_on() {
-            return;
-        }
-        let grounds = match &context.stage {
-            Stage::Admitted(admitted) => Some(grounds(admitted)),
-            _ => None,
-        };
-        let reason = match &context.stage {
-            Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => {
-                let ending = context.conversation.line.ending().map(Ending::sentence);
-                ending.or(context.stalled.map(Stalled::sentence))
-            }
-        };
-        let arrival = context.stage.arrival();
-        let path = match decision {
-            // It has no canonical form; whoever looks for the fault wants to see what was sent. Not so an
-            // absolute target, which may hold a password.
-            Decision::BadRequest if header.raw_path().starts_with(b"/") => {
-                header.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default()
-            }
-            _ => arrival.map_or(&b""[..], |arrival| arrival.path.as_bytes()),
-        };
-        self.telemetry.access.record(&Entry {
-            arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),
-            request_id: arrival.map_or("", |arrival| &arrival.request_id),
-            client: arrival.map_or_else(|| context.conversation.ends.client.ip(), |arrival| arrival.client),
-            method: header.method.as_str(),
-            host: arrival.map_or(b"", |arrival| arrival.authority.as_bytes()),
-            path,
-            route,
-            decision,
-            grounds: grounds.as_deref(),
-            reason,
-            account,
-            status,
-            gate,
-            upstream: context.first_byte,
-            total,
-            bytes_in: session.body_bytes_read() as u64,
-            bytes_out: session.body_bytes_sent() as u64,
-            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
-        });
-    }
-}
-
-/// By which rule, as the log says it.
-fn grounds(admitted: &Admitted) -> String {
-    match admitted.pass.decision() {
-        PolicyDecision::Allow(grounds) => grounds.to_string(),
-        // Deciding is pure; on the same values it does not change its mind.
-        _ => String::new(),
-    }
-}
-
 /// An answer that is none: the app's fault.
 fn nonsense(what: Nonsense) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
@@ -289,6 +278,15 @@ fn answered_with(session: &Session) -> Option<StatusCode> {
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
+}
+
+/// The body is longer than the route takes: no fault of the app's.
+fn too_long(error: TooLong) -> Box<Error> {
+    Error::because(ErrorType::HTTPStatus(413), "the request's body", error).into_down()
+}
+
+fn is_too_long(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::HTTPStatus(413)) && error.esource() == &ErrorSource::Downstream
 }
 
 fn request_shape(session: &Session) -> crate::facts::Shape {
@@ -313,11 +311,14 @@ impl ProxyHttp for Proxy {
             stage: Stage::Arrived,
             gate: None,
             first_byte: None,
+            body: Meter::default(),
             upstream_error: None,
             stalled: None,
             interim: 0,
             answered: false,
             open: None,
+            untold: Some(self.accounts.clone()),
+            begun: None,
             attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -348,12 +349,13 @@ impl ProxyHttp for Proxy {
         let reading = match reading.and_then(|reading| facts::rightly_directed(reading, &ends)) {
             Ok(reading) => reading,
             Err((unreadable, arrival)) => {
-                // Where its end is in doubt, so is the beginning of the next one.
-                session.set_keepalive(None);
                 let page = own::unreadable(session, &snapshot, &arrival, &unreadable);
                 let mut answered = Answered::of(*arrival, Decision::BadRequest);
                 answered.reason = Some(unreadable.to_string().into());
-                return self.answer(session, context, answered, page).await;
+                context.stage = Stage::Answered(Box::new(answered));
+                // Where its end is in doubt, so is the beginning of the next one.
+                own::write(session, page, Afterwards::Doubt).await?;
+                return Ok(true);
             }
         };
         if let Some((decision, answer)) =
@@ -383,7 +385,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         let key = exchange::key(app.balance, admitted);
         let endpoint = context.attempts.next(&self.pools, app, key).await;
         match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
@@ -405,7 +407,7 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         exchange::watch(&mut context.attempts, &app.timeouts, session.req_header(), digest)
     }
 
@@ -437,36 +439,56 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        context.body.begin();
         let admitted = context.stage.admitted().map_err(closed)?;
         if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
             let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
             revocable(session.as_mut(), &context.conversation.line, patience);
         }
-        let Admitted { reading, outgoing, .. } = admitted;
-        // Exactly what was decided on, whatever was sent.
-        request.set_raw_path(reading.target.wire().as_bytes())?;
-        dress(request, reading, &context.snapshot.edge, &context.snapshot.gate.cookie, outgoing.as_deref())
+        let Admitted { reading, outgoing, pass, .. } = admitted;
+        // Exactly what was decided on, or what the route makes of it, whatever was sent.
+        request.set_raw_path(admitted.target().wire().as_bytes())?;
+        let changes = Changes {
+            edits: &pass.route().request_headers,
+            prefix: admitted.rewritten.as_ref().and(pass.route().rewrite.prefix()).map(Prefix::as_str),
+            credentials: match pass.by() {
+                By::Rule => Credentials::Pass,
+                By::Preflight => Credentials::Withhold,
+            },
+        };
+        let (edge, cookies) = (&context.snapshot.edge, &context.snapshot.gate.cookie);
+        let told = outgoing.as_ref().map_or(&[][..], |outgoing| &outgoing.headers);
+        dress(request, reading, edge, cookies, told, &changes)
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
-        let Destination::App(app) = &admitted.pass.route().destination;
+        let app = admitted.app().map_err(closed)?;
         exchange::close_afterwards(request, &app.timeouts)?;
         exchange::say_host(request, &app.host_header, &context.attempts)
     }
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
         context: &mut Context,
     ) -> Result<()> {
-        if let (Some(_), Some(open)) = (body, &context.open) {
+        if let (Some(_), Some(open)) = (&body, &context.open) {
             open.heard();
         }
-        if context.answered {
-            // An app that answers without having read the body may take it for the next request on this connection,
-            // one that no gate has seen. So the connection ends here; the client has its answer.
-            return Err(Error::explain(ErrorType::InternalError, "an answer before the end of the request"));
+        if let Some(chunk) = body {
+            if context.answered {
+                // An app that answers without having read the body may take it for the next request on this
+                // connection, one that no gate has seen. So the connection ends here; the client has its answer.
+                return Err(Error::explain(
+                    ErrorType::InternalError,
+                    "an answer before the end of the request",
+                ));
+            }
+            // What goes through a tunnel is no body.
+            if !session.was_upgraded() {
+                context.body.pass(chunk.len()).map_err(too_long)?;
+            }
         }
         if end {
             context.attempts.asked();
@@ -495,6 +517,7 @@ impl ProxyHttp for Proxy {
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             context.conversation.becomes_tunnel();
+            context.begun = Some(response.status);
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
@@ -515,6 +538,7 @@ impl ProxyHttp for Proxy {
         context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
         strip_hop_by_hop(response);
+        edit_response(response, &admitted.pass.route().response_headers);
         https::insist(&context.conversation.ends.listen, response)?;
         if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
             response.insert_header("x-request-id", id)?;
@@ -522,6 +546,7 @@ impl ProxyHttp for Proxy {
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.begun = Some(response.status);
         context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
     }
@@ -578,12 +603,16 @@ impl ProxyHttp for Proxy {
             }
             return FailToProxy { error_code: if gone { 499 } else { status }, can_reuse_downstream: false };
         }
+        if is_too_long(error) {
+            let page = self.too_large(session, context);
+            let _ = own::write(session, page, Afterwards::Close).await;
+            return FailToProxy { error_code: status, can_reuse_downstream: false };
+        }
         if let (Some(_), Some(arrival)) = (context.stalled, context.stage.arrival()) {
             // The app is not to blame, and nobody need be warned: the access line says it.
             let common = pages::common(&context.snapshot, arrival);
             let page = render::request_timeout(&common, &arrival.link(), request_shape(session));
-            session.set_keepalive(None);
-            let _ = own::write(session, page).await;
+            let _ = own::write(session, page, Afterwards::Doubt).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
         let kind = kind_of(error, context.attempts.is_answered());
@@ -616,16 +645,24 @@ impl ProxyHttp for Proxy {
                 Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
             }
         };
-        session.set_keepalive(None);
         // The client may be gone by now; then there is nobody to tell.
-        let _ = own::write(session, page).await;
+        let _ = own::write(session, page, Afterwards::Close).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
-        self.account_for(session, context, status, total);
+        let header = session.req_header();
+        let told = Told {
+            method: header.method.as_str(),
+            raw_path: header.raw_path(),
+            status,
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+        };
+        context.untold = None;
+        self.accounts.close(context, &told, total);
     }
 
     /// Pingora would print whole requests, cookies included.

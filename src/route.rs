@@ -1,7 +1,8 @@
 //! Where a request goes: routes, and how the one that decides is found.
 //!
 //! Owns: [`Route`], [`Table`]; the canonical spelling of targets and hosts ([`target`], [`host`]), the
-//! patterns ([`pattern`]), what is sent upstream and where to ([`identity_out`], [`destination`], [`upstream`]).
+//! patterns ([`pattern`]), what is sent upstream and where to ([`identity_out`], [`destination`], [`upstream`]),
+//! as what ([`rewrite`], [`edit`]).
 //! Must not know: who is asking, whether they may.
 //!
 //! Order in the file means nothing: of all routes that match, the most special one decides
@@ -9,11 +10,13 @@
 //! next less special one is asked; a route that lists `GET` matches `HEAD` as well.
 
 pub mod destination;
+pub mod edit;
 pub mod host;
 pub mod identity_out;
 pub mod oddity;
 pub mod pattern;
 pub mod refusal;
+pub mod rewrite;
 pub mod target;
 pub mod upstream;
 
@@ -25,9 +28,11 @@ use http::Method;
 use crate::policy::Policy;
 
 use destination::Destination;
+use edit::Edits;
 use identity_out::IdentityOut;
 use oddity::Oddities;
 use pattern::{HostPattern, Methods, PathPattern, PathRegex, Pattern};
+use rewrite::Rewrite;
 use target::as_matched;
 
 /// What is done with the requests that a [`Pattern`] matches.
@@ -47,6 +52,46 @@ pub struct Route {
     pub identity: IdentityOut,
     /// What the app reads as an ordinary character. Default: nothing.
     pub allow_in_path: Oddities,
+    /// The path that the app is sent. Default: the one that was asked for.
+    pub rewrite: Rewrite,
+    /// What is changed of requests to the app. Default: nothing.
+    pub request_headers: Edits,
+    /// What is changed of the answers of this route; not of the gateway's own pages. Default: nothing.
+    pub response_headers: Edits,
+    /// What becomes of CORS preflights, which browsers send without cookies.
+    pub preflights: Preflights,
+    /// How many bytes the body of a request may have. Default: any number.
+    pub body_limit: Option<u64>,
+}
+
+impl Route {
+    /// A route with everything else at its default.
+    pub fn new(name: &str, policy: Policy, destination: Destination) -> Route {
+        Route {
+            name: name.into(),
+            line: 0,
+            policy,
+            max_age: None,
+            destination,
+            identity: IdentityOut::default(),
+            allow_in_path: Oddities::NONE,
+            rewrite: Rewrite::Keep,
+            request_headers: Edits::default(),
+            response_headers: Edits::default(),
+            preflights: Preflights::Decide,
+            body_limit: None,
+        }
+    }
+}
+
+/// What becomes of CORS preflights.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Preflights {
+    /// They are requests like others: without a session they end in 401. The default.
+    #[default]
+    Decide,
+    /// Real ones go to the app, without an account and without cookies.
+    Pass,
 }
 
 /// Patterns and what they lead to, ready to be searched.

@@ -353,17 +353,8 @@ mod tests {
             audience: audience.map(Into::into),
             ..crate::route::identity_out::IdentityOut::default()
         };
-        Ok(Route {
-            name: "wiki".into(),
-            line: 1,
-            policy: crate::policy::Policy::Public,
-            max_age: None,
-            destination: crate::route::destination::Destination::App(Arc::new(
-                "http://10.0.0.5:8080".parse()?,
-            )),
-            identity,
-            allow_in_path: crate::route::oddity::Oddities::NONE,
-        })
+        let app = crate::route::destination::Destination::App(Arc::new("http://10.0.0.5:8080".parse()?));
+        Ok(Route { identity, ..Route::new("wiki", crate::policy::Policy::Public, app) })
     }
 
     #[test]

@@ -34,6 +34,11 @@ const FENCES: &[(Fenced, &[&str])] = &[
     // Edges and assembly; the rest can be tested without a socket.
     (Crate("pingora"), &["listener", "proxy", "app"]),
     (Crate("axum"), &["pages", "admin", "proxy/own", "app", "dev"]),
+    // Files for browsers: found and read in one place only.
+    (Crate("tower_http"), &["proxy/answer"]),
+    (Crate("cap_std"), &["proxy/answer"]),
+    (Crate("rustix"), &["proxy/answer"]),
+    (Crate("http_body_util"), &["proxy/answer"]),
     // Gateways: each hides one outside thing.
     (Crate("reqwest"), &["bitbucket", "dev"]),
     (Crate("oauth2"), &["bitbucket"]),
@@ -62,6 +67,11 @@ const FENCES: &[(Fenced, &[&str])] = &[
 /// Where a fence is open, and why.
 const GATES: &[(&str, Fenced, &str)] = &[
     ("proxy", Crate("axum"), "it keeps the Router that proxy/own asks, and calls nothing of it"),
+    (
+        "proxy/answer/files",
+        Name("SystemTime"),
+        "when a file was changed, for its validators; nothing is decided by it",
+    ),
     ("dev", Within(&["std", "env"]), "where temporary files go is no setting of the gateway's"),
 ];
 

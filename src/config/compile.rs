@@ -179,6 +179,10 @@ pub struct Log {
 pub struct Surroundings<'a> {
     /// The folder that relative paths begin at.
     pub folder: &'a Path,
+    /// Whether there is a folder that can be looked into.
+    pub is_folder: &'a dyn Fn(&Path) -> bool,
+    /// Reads a file, but no more than so many bytes of it.
+    pub read_file: &'a dyn Fn(&Path, u64) -> std::io::Result<Vec<u8>>,
     /// The present moment: certificates expire.
     pub now: Timestamp,
     /// Reads a secret from a file.
@@ -248,7 +252,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
         cookie: &cookie,
     };
     let routes = routes::routes(&document, findings, &ours);
-    let table = routes::table(&routes, findings)?;
+    let table = routes::table(&routes, external_url.as_ref(), findings)?;
     Some(Compiled {
         listen,
         admin: admin?,
@@ -508,7 +512,17 @@ routes:
     groups: matching
     plain_headers: false
     allow_in_path: [semicolon]
+    strip_prefix: /docs
+    request_headers: { set: { X-Api-Key: key }, remove: [X-Debug] }
+    response_headers: { set: { X-Frame-Options: DENY }, remove: [Server] }
+    body_limit: 10MiB
   - { name: one, path_exact: /one, access: signed-in, upstream: "http://10.0.0.6:8080" }
+  - { name: many, path_regex: "/many/.*", allow: [{ all: [{ team: acme }, { any: [{ email: ada@example.com }] }] }, { not: { email_domain: example.net } }], upstream: "http://10.0.0.7:8080", methods: [OPTIONS], cors_preflight: pass, rewrite: [{ regex: "/(.*)", to: "/to/{1}" }] }
+  - { name: moved, path: /moved, access: public, redirect: { to: "https://new.example.com", prefix: /r-new, query: drop, status: 308 } }
+  - { name: move, path: /move, access: public, redirect: { scheme: http, host: b.example.com, port: 81, path: /there } }
+  - { name: said, path: /said, access: public, respond: { status: 503, body: closed, content_type: text/html } }
+  - { name: file, path: /file, access: public, respond: { body_file: closed.html } }
+  - { name: files, path: /files, access: public, static: { root: site, index: start.html, fallback: app.html, precompressed: true } }
   - name: several
     path: /several
     teams: [acme]
@@ -523,7 +537,6 @@ routes:
     upstream_timeouts: { connect: 2s, header: 20s, idle: 30s, write: 40s, total: 10m, keep_alive: 50s }
     host_header: several.example.com
   - { name: connects, path: /connects, teams: [acme], upstream: "http://10.0.1.8:8080", health_check: { tcp: true } }
-  - { name: many, path_regex: "/many/.*", allow: [{ all: [{ team: acme }, { any: [{ email: ada@example.com }] }] }, { not: { email_domain: example.net } }], upstream: "http://10.0.0.7:8080" }
 "#;
 
     /// For each key of the file: what to replace in [`FULL`], and by what.
@@ -617,7 +630,7 @@ routes:
         ("routes", "name: wiki", "name: other"),
         ("routes.name", "name: wiki", "name: pages"),
         ("routes.host", "wiki.int.example.com", "pages.int.example.com"),
-        ("routes.path", "path: /docs", "path: /doc"),
+        ("routes.path", "path: /docs", "path: /docs/more"),
         ("routes.path_exact", "/one", "/two"),
         ("routes.path_regex", "/many/.*", "/more/.*"),
         ("routes.methods", "methods: [GET]", "methods: [POST]"),
@@ -627,6 +640,49 @@ routes:
         ("routes.deny", "deny: [{ account: \"{5e1f9b0c-94e7-4a51-8a41-1df0a2c1b3d4}\" }]", ""),
         ("routes.max_age", "max_age: 60s", "max_age: 61s"),
         ("routes.upstream", "http://10.0.0.5:8080", "https://10.0.0.5:8080"),
+        (
+            "routes.redirect",
+            "redirect: { scheme: http, host: b.example.com, port: 81, path: /there }",
+            "redirect: \"https://c.example.com\"",
+        ),
+        ("routes.redirect.to", "https://new.example.com", "https://newer.example.com"),
+        ("routes.redirect.scheme", "scheme: http,", "scheme: https,"),
+        ("routes.redirect.host", "b.example.com", "c.example.com"),
+        ("routes.redirect.port", "port: 81", "port: 82"),
+        ("routes.redirect.path", "path: /there", "path: /here"),
+        ("routes.redirect.prefix", "prefix: /r-new", "prefix: /r-newer"),
+        ("routes.redirect.query", ", query: drop", ""),
+        ("routes.redirect.status", "status: 308", "status: 307"),
+        ("routes.respond", "respond: { status: 503, body: closed, content_type: text/html }", "respond: {}"),
+        ("routes.respond.status", "status: 503", "status: 404"),
+        ("routes.respond.body", "body: closed,", "body: open,"),
+        ("routes.respond.body_file", "closed.html", "open.html"),
+        ("routes.respond.content_type", ", content_type: text/html", ""),
+        (
+            "routes.static",
+            "static: { root: site, index: start.html, fallback: app.html, precompressed: true }",
+            "static: site",
+        ),
+        ("routes.static.root", "root: site", "root: other"),
+        ("routes.static.index", "start.html", "index.htm"),
+        ("routes.static.fallback", "app.html", "spa.html"),
+        ("routes.static.precompressed", ", precompressed: true", ""),
+        ("routes.strip_prefix", "    strip_prefix: /docs\n", ""),
+        ("routes.rewrite", ", rewrite: [{ regex: \"/(.*)\", to: \"/to/{1}\" }]", ""),
+        ("routes.rewrite.regex", "\"/(.*)\"", "\"/(.+)\""),
+        ("routes.rewrite.to", "/to/{1}", "/too/{1}"),
+        ("routes.request_headers", "request_headers: { set: { X-Api-Key: key }, remove: [X-Debug] }", ""),
+        ("routes.request_headers.set", "X-Api-Key: key", "X-Api-Token: key"),
+        ("routes.request_headers.remove", "[X-Debug]", "[X-Trace]"),
+        (
+            "routes.response_headers",
+            "response_headers: { set: { X-Frame-Options: DENY }, remove: [Server] }",
+            "",
+        ),
+        ("routes.response_headers.set", "DENY", "SAMEORIGIN"),
+        ("routes.response_headers.remove", "[Server]", "[Via]"),
+        ("routes.cors_preflight", ", cors_preflight: pass", ""),
+        ("routes.body_limit", "body_limit: 10MiB", "body_limit: 11MiB"),
         ("routes.upstreams", ", { url: \"https://10.0.1.7:8080\", weight: 3 }", ""),
         ("routes.upstreams.url", "https://10.0.1.7:8080", "https://10.0.1.9:8080"),
         ("routes.upstreams.weight", "weight: 3", "weight: 4"),
@@ -684,6 +740,8 @@ routes:
         };
         let around = Surroundings {
             folder: Path::new("/etc/teamgate"),
+            is_folder: &|_| true,
+            read_file: &|path, _| Ok(format!("from {}", path.display()).into()),
             now: NOW,
             read_secret: &read_secret,
             read_certificate: &|_, _| {

@@ -6,7 +6,8 @@
 //! Must not know: what the values are compiled into.
 //!
 //! Besides the ordinary attributes a field may carry: `x-required`, `x-min` and `x-max` (bounds of a
-//! span), `x-aliases` (other spellings, from dex), `x-secret` (never quoted in a problem), `x-nullable`.
+//! span), `x-aliases` (other spellings, from dex), `x-secret` (never quoted in a problem), `x-nullable`, and
+//! `x-short` (a mapping may be written as a text alone, which then is the value of this key of it).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{
     Account, Address, Contact, Count, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin,
-    RateLimit, Size, Span, Statuses, Team, Text, WebUrl,
+    Prose, RateLimit, Size, Span, Statuses, StripPrefix, Team, Text, WebUrl,
 };
 use crate::throttle::Rate;
 
@@ -755,8 +756,9 @@ pub enum HttpVersion {
     H2,
 }
 
-/// One route: which requests, to which app, and who may pass. Exactly one of `teams`, `allow` and `access`
-/// says who.
+/// One route: which requests, where they lead, and who may pass. Exactly one of `teams`, `allow` and `access`
+/// says who; exactly one of `upstream`, `upstreams`, `redirect`, `respond` and `static` says where. docs/routes.md shows how
+/// they go together.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
@@ -790,7 +792,7 @@ pub struct Route {
     pub max_age: Option<Span>,
     /// The app: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path` (a
     /// socket; relative to the folder of this file). A name is resolved every 30 s; each of its addresses is an
-    /// upstream. One of `upstream` and `upstreams` is needed.
+    /// upstream.
     #[schemars(extend("examples" = ["http://10.0.0.5:8080"]))]
     pub upstream: Option<Text>,
     /// Several upstreams of the same app, each a URL, or with a weight.
@@ -819,6 +821,33 @@ pub struct Route {
     /// What the app is told as `Host`: `keep` (what the visitor asked for), `upstream` (the upstream's own host and
     /// port), or a name. `X-Forwarded-Host` always says what the visitor asked for.
     pub host_header: Text,
+    /// Send everybody elsewhere. `redirect: https://new.example.com` is short for `redirect: { to: … }`.
+    #[schemars(extend("examples" = ["https://new.example.com"]))]
+    pub redirect: Option<Redirect>,
+    /// Give the same answer to every request.
+    pub respond: Option<Respond>,
+    /// Serve the files of a folder. `static: ./site` is short for `static: { root: ./site }`.
+    #[serde(rename = "static")]
+    #[schemars(extend("examples" = ["/srv/docs"]))]
+    pub files: Option<Files>,
+    /// Take this off the beginning of the path: `true` for the route's own `path`, or a beginning of that. The
+    /// app is told in `X-Forwarded-Prefix`.
+    #[schemars(extend("examples" = [true, "/wiki"]))]
+    pub strip_prefix: Option<StripPrefix>,
+    /// Make another path of it: the first of these that matches is applied, and where none matches, none is.
+    pub rewrite: Option<Vec<Rewrite>>,
+    /// Headers of requests that are taken off, or put on with a fixed value. What an app is told about the
+    /// account stands under `headers`.
+    pub request_headers: HeaderEdits,
+    /// Headers of this route's answers that are taken off, or put on with a fixed value. The gateway's own pages
+    /// have their own.
+    pub response_headers: HeaderEdits,
+    /// What becomes of CORS preflights, which browsers send without cookies.
+    pub cors_preflight: CorsPreflight,
+    /// The most that a request's body may have: 413 beyond it, and the app sees no more than this. Unless given,
+    /// any amount. WebSockets are exempt.
+    #[schemars(extend("x-min" = "0B", "x-max" = "1024GiB", "examples" = ["10MiB"]))]
+    pub body_limit: Option<Size>,
     /// The assertion's `aud`. Unless given, the origin under which the app is visited.
     #[schemars(extend("examples" = ["https://wiki.example.com"]))]
     pub audience: Option<Text>,
@@ -849,6 +878,15 @@ impl Default for Route {
             deny: None,
             max_age: None,
             upstream: None,
+            redirect: None,
+            respond: None,
+            files: None,
+            strip_prefix: None,
+            rewrite: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            cors_preflight: CorsPreflight::Decide,
+            body_limit: None,
             upstreams: None,
             balance: Balance::RoundRobin,
             health_check: None,
@@ -866,6 +904,161 @@ impl Default for Route {
             allow_in_path: Vec::new(),
         }
     }
+}
+
+/// Another address. What is not given stays as it was asked for.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "to"))]
+pub struct Redirect {
+    /// Scheme, host and port together.
+    #[schemars(extend("examples" = ["https://new.example.com"]))]
+    pub to: Option<Origin>,
+    /// Another scheme.
+    pub scheme: Option<WebScheme>,
+    /// Another host.
+    #[schemars(extend("examples" = ["new.example.com"]))]
+    pub host: Option<Host>,
+    /// Another port. Unless given, the scheme's usual one.
+    #[schemars(extend("x-min" = "1", "x-max" = "65535"))]
+    pub port: Option<Count>,
+    /// This path, whatever was asked for.
+    #[schemars(extend("examples" = ["/moved"]))]
+    pub path: Option<Text>,
+    /// This in place of the route's `path`; what follows stays.
+    #[schemars(extend("examples" = ["/new"]))]
+    pub prefix: Option<Text>,
+    /// What becomes of the query.
+    pub query: Query,
+    /// 301, 302, 303, 307 or 308. Browsers keep 301 and 308 for good, and a mistake with them.
+    #[schemars(extend("x-min" = "300", "x-max" = "399"))]
+    pub status: Count,
+}
+
+impl Default for Redirect {
+    fn default() -> Redirect {
+        Redirect {
+            to: None,
+            scheme: None,
+            host: None,
+            port: None,
+            path: None,
+            prefix: None,
+            query: Query::Keep,
+            status: Count(302),
+        }
+    }
+}
+
+/// The schemes of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum WebScheme {
+    /// Without TLS.
+    Http,
+    /// With TLS.
+    Https,
+}
+
+/// What becomes of the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum Query {
+    /// It stays.
+    Keep,
+    /// It is left out.
+    Drop,
+}
+
+/// One answer for every request.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// The status; redirections are made with `redirect`.
+    #[schemars(extend("x-min" = "200", "x-max" = "599"))]
+    pub status: Count,
+    /// What it says, at most 64 KiB.
+    #[schemars(extend("examples" = ["closed until Monday"]))]
+    pub body: Option<Prose>,
+    /// A file with what it says, at most 1 MiB; read at start.
+    #[schemars(extend("examples" = ["closed.html"]))]
+    pub body_file: Option<Text>,
+    /// The body's `Content-Type`.
+    pub content_type: Text,
+}
+
+impl Default for Respond {
+    fn default() -> Respond {
+        Respond {
+            status: Count(200),
+            body: None,
+            body_file: None,
+            content_type: Text("text/plain; charset=utf-8".into()),
+        }
+    }
+}
+
+/// The files of a folder, to GET and HEAD. Names that begin with a dot are kept back, but for `/.well-known`; links
+/// that lead out of the folder are not followed; folders are not listed.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "root"))]
+pub struct Files {
+    /// The folder. The path of a request goes on from here, as `strip_prefix` and `rewrite` leave it.
+    #[schemars(extend("x-required" = true, "examples" = ["/srv/docs"]))]
+    pub root: Option<Text>,
+    /// The file that stands for a folder.
+    pub index: Text,
+    /// The file that a person gets who opens a page that is not there, with status 200: for apps that route in the
+    /// browser. Programs, scripts and images get 404.
+    #[schemars(extend("examples" = ["index.html"]))]
+    pub fallback: Option<Text>,
+    /// Send `a.js.br`, `a.js.zst` or `a.js.gz` for `a.js` to browsers that can read it.
+    pub precompressed: bool,
+}
+
+impl Default for Files {
+    fn default() -> Files {
+        Files { root: None, index: Text("index.html".into()), fallback: None, precompressed: false }
+    }
+}
+
+/// One rule for paths.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rewrite {
+    /// A regular expression for the whole path.
+    #[schemars(extend("x-required" = true, "examples" = ["/old/([0-9]+)"]))]
+    pub regex: Option<Text>,
+    /// The path that it becomes; `{1}` and `{name}` are what the groups of the expression matched, `{{` is a brace.
+    /// The query stays.
+    #[schemars(extend("x-required" = true, "examples" = ["/new/{1}"]))]
+    pub to: Option<Text>,
+}
+
+/// What is changed of headers: first names are removed, then others are set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderEdits {
+    /// Names and values, in place of whatever was said under the names.
+    #[schemars(extend("examples" = [{ "X-Frame-Options": "DENY" }]))]
+    pub set: BTreeMap<String, Text>,
+    /// Names that are taken off.
+    pub remove: Vec<Header>,
+}
+
+/// What becomes of CORS preflights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum CorsPreflight {
+    /// They are decided on like other requests: without a session they end in 401.
+    Decide,
+    /// Real ones go to the app: `OPTIONS` with one `Origin`, one `Access-Control-Request-Method` and no body. It hears
+    /// of no account and gets no cookies.
+    Pass,
 }
 
 /// Rules without conditions.

@@ -46,6 +46,8 @@ pub(super) fn trap(scalar: &Scalar, form: &str, rule: &Value) -> Option<String> 
     let text = shown(&scalar.text, rule);
     match lower.as_str() {
         "" | "~" | "null" => Some(mismatch(rule, &Kind::Scalar(scalar.clone()))),
+        // One of its forms is a word.
+        "true" | "false" if resolve(rule)["type"].is_array() => None,
         "true" | "false" => Some(format!("`{text}` without quotes is no text; quote it: \"{text}\"")),
         // what would be wrong in quotes, too, is better told by its form
         "yes" | "no" | "on" | "off" | "y" | "n" if judge(form, &scalar.text).is_ok() => {

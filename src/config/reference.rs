@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::compile::strip::BUILT_IN;
 use super::document::{
-    Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Ejection, HealthCheck,
-    Hsts, Limits, Listen, Log, Route, RouteTimeouts, Session, Store, StripHeaders, Tls, UpstreamTimeouts,
-    UpstreamTls, WeightedUpstream,
+    Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Ejection, Files,
+    HeaderEdits, HealthCheck, Hsts, Limits, Listen, Log, Redirect, Respond, Rewrite, Route, RouteTimeouts,
+    Session, Store, StripHeaders, Tls, UpstreamTimeouts, UpstreamTls, WeightedUpstream,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -27,7 +27,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 22] {
+fn sections() -> [Section; 27] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -51,6 +51,11 @@ fn sections() -> [Section; 22] {
         section::<UpstreamTimeouts>("upstream_timeouts", Some("UpstreamTimeouts")),
         section::<Limits>("limits", Some("Limits")),
         section::<Route>("routes[]", Some("Route")),
+        section::<Redirect>("routes[].redirect", Some("Redirect")),
+        section::<Respond>("routes[].respond", Some("Respond")),
+        section::<Files>("routes[].static", Some("Files")),
+        section::<Rewrite>("routes[].rewrite[]", Some("Rewrite")),
+        section::<HeaderEdits>("routes[].request_headers and .response_headers", Some("HeaderEdits")),
         section::<WeightedUpstream>("routes[].upstreams[]", Some("WeightedUpstream")),
         section::<HealthCheck>("routes[].health_check", Some("HealthCheck")),
         section::<Ejection>("routes[].ejection", Some("Ejection")),
@@ -101,7 +106,10 @@ pub fn reference(example: &str) -> Result<String, serde_json::Error> {
 
 fn row(page: &mut String, key: &str, rule: &Value, required: bool) {
     let mut kind = match resolve(rule)["type"].as_str() {
-        Some("object") if rule.get("$ref").is_some() => format!("[mapping](#{})", anchor(rule)),
+        Some("object") if rule.get("$ref").is_some() => {
+            let or_short = if resolve(rule).get("x-short").is_some() { " or text" } else { "" };
+            format!("[mapping](#{}){or_short}", anchor(rule))
+        }
         Some("object") => "mapping of text".to_owned(),
         _ => words::of_rule(rule),
     };

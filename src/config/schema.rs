@@ -232,8 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn editors_see_dex_names_and_none_of_our_marks() {
+    fn editors_see_dex_names_and_short_forms_and_none_of_our_marks() {
         let published = published();
+        let redirect = &published["$defs"]["Redirect"]["anyOf"];
+        assert_eq!((&redirect[0]["type"], &redirect[1]["type"]), (&"string".into(), &"object".into()));
         assert!(published["$defs"]["Bitbucket"]["properties"]["clientID"].is_object());
         let text = published.to_string();
         for mark in ["form", "min", "max", "aliases", "secret", "nullable", "required", "short", "single"] {

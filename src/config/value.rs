@@ -70,6 +70,7 @@ macro_rules! forms {
             match form {
                 $($form => $parse(text).map(drop),)*
                 "whole number" => count(text).map(drop),
+                "beginning of a path" => strip_prefix(text).map(drop),
                 "status" => statuses(text).map(drop),
                 _ => Ok(()),
             }
@@ -116,6 +117,47 @@ forms! {
     Method(http::Method): "method", "GET", method, |method| method.to_string();
     /// Any text but the empty one.
     Text(Box<str>): "text", "", text, |text| text.to_string();
+    /// Text of any number of lines.
+    Prose(Box<str>): "prose", "", prose, |text| text.to_string();
+}
+
+/// What is taken off the beginning of a path. In YAML `true`, or a text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StripPrefix {
+    /// `true`: the route's own `path`.
+    OwnPath,
+    /// This.
+    This(Box<str>),
+}
+
+impl<'de> Deserialize<'de> for StripPrefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StripPrefix, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        strip_prefix(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for StripPrefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            StripPrefix::OwnPath => serializer.serialize_bool(true),
+            StripPrefix::This(path) => serializer.serialize_str(path),
+        }
+    }
+}
+
+impl JsonSchema for StripPrefix {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "StripPrefix".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["boolean", "string"], "x-form": "beginning of a path" })
+    }
 }
 
 /// A number of things. In YAML a number and no text.
@@ -486,6 +528,23 @@ fn method(text: &str) -> Result<http::Method, Fault> {
     }
 }
 
+fn strip_prefix(text: &str) -> Result<StripPrefix, Fault> {
+    match text {
+        "true" => Ok(StripPrefix::OwnPath),
+        "false" => Err("strips nothing; remove it".to_owned()),
+        path if path.starts_with('/') => Ok(StripPrefix::This(path.into())),
+        _ => Err("is no beginning of a path; write true for the route's own `path`, or /wiki".to_owned()),
+    }
+}
+
+fn prose(text: &str) -> Result<Box<str>, Fault> {
+    const MOST: usize = 64 * 1024;
+    match text.len() {
+        0..=MOST => Ok(text.into()),
+        _ => Err("is longer than 64 KiB; put it into a file".to_owned()),
+    }
+}
+
 fn text(text: &str) -> Result<Box<str>, Fault> {
     match text {
         "" => Err("is empty".to_owned()),
@@ -608,6 +667,9 @@ mod tests {
             ("method", "GET", "get", "write `GET`"),
             ("method", "PROPFIND", "CONNECT", "cannot be proxied"),
             ("method", "M-SEARCH", "G@T", "no HTTP method"),
+            ("beginning of a path", "true", "wiki", "no beginning of a path"),
+            ("beginning of a path", "/wiki", "false", "strips nothing"),
+            ("prose", "a\n\nb", &"x".repeat(64 * 1024 + 1), "longer than 64 KiB"),
             ("text", "x", "", "is empty"),
             ("text", "x", "a\nb", "control"),
             ("text", "x y", " x", "white space"),

@@ -54,7 +54,8 @@ pub(super) fn of_rule(rule: &Value) -> String {
         Some("array") => format!("a list of {}", plural(&rule["items"])),
         Some("object") => "a mapping".to_owned(),
         _ => match rule["x-form"].as_str().unwrap_or("text") {
-            "text" => "text".to_owned(),
+            "text" | "prose" => "text".to_owned(),
+            "beginning of a path" => "true or a beginning of a path".to_owned(),
             "address" => "an address with a port".to_owned(),
             "origin" | "url" | "contact" => "a URL".to_owned(),
             "header" => "a header name".to_owned(),

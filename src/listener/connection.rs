@@ -108,6 +108,11 @@ pub fn here() -> Option<Arc<Conversation>> {
 /// How much of an HTTP/2 answer may wait for its client, in bytes: one piece of Pingora's.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// How much of a body an HTTP/2 client may send ahead of the app, in bytes: on one stream, and on all of a connection
+/// together. The 64 KiB of the standard are less than a megabyte per second over a tenth of a second of distance.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 /// What is the same for every connection.
 pub(super) struct Options {
     pub(super) limits: Limits,
@@ -126,6 +131,8 @@ impl Options {
         http2.max_concurrent_streams(limits.streams);
         // Of what a client does not read this much of each answer waits here; the crate's own is six times as much.
         http2.max_send_buffer_size(SEND_BUFFER);
+        http2.initial_window_size(STREAM_WINDOW);
+        http2.initial_connection_window_size(CONNECTION_WINDOW);
         http2.max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX));
         Options { limits, server, http2 }
     }

@@ -24,6 +24,9 @@ pub struct Addresses {
 /// Why a connection has no header that can be believed. It is closed: what follows has no meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Malformed {
+    /// It ended, or broke, without a word: somebody looked whether the door opens.
+    #[error("the connection ended before its PROXY header")]
+    Nothing,
     /// It ended, or broke, within the header.
     #[error("the connection ended within the PROXY header")]
     Ended,
@@ -83,6 +86,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<Address
         };
         let mut rest = (&mut *stream).take(more as u64);
         match rest.read_buf(&mut header).await {
+            Ok(0) | Err(_) if header.is_empty() => return Err(Malformed::Nothing),
             Ok(0) | Err(_) => return Err(Malformed::Ended),
             Ok(_) => {}
         }
@@ -430,6 +434,8 @@ mod tests {
             let mut stream = Pieces { bytes: header[..cut].to_vec(), at: 0, size: 100 };
             assert_eq!(read(&mut stream).await, Err(Malformed::Ended), "{}", header.escape_ascii());
         }
+        let mut stream = Pieces { bytes: Vec::new(), at: 0, size: 100 };
+        assert_eq!(read(&mut stream).await, Err(Malformed::Nothing));
         Ok(())
     }
 

@@ -180,8 +180,6 @@ mod tests {
     use crate::policy::Policy;
     use crate::policy::condition::{Condition, Conditions};
     use crate::route::destination::Destination;
-    use crate::route::identity_out::IdentityOut;
-    use crate::route::oddity::Oddities;
     use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
     use crate::route::target::canonical;
     use crate::route::{Route, Table};
@@ -207,15 +205,7 @@ mod tests {
 
     fn route(name: &str, policy: Policy) -> Outcome<(Pattern, Arc<Route>)> {
         let path = PathPattern::prefix(&format!("/{name}"))?;
-        let route = Route {
-            name: name.into(),
-            line: 1,
-            policy,
-            max_age: None,
-            destination: Destination::App(Arc::new("http://10.0.0.5:8080".parse()?)),
-            identity: IdentityOut::default(),
-            allow_in_path: Oddities::NONE,
-        };
+        let route = Route::new(name, policy, Destination::App(Arc::new("http://10.0.0.5:8080".parse()?)));
         Ok((Pattern { host: HostPattern::Any, path, methods: Methods::Any }, Arc::new(route)))
     }
 

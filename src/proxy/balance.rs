@@ -1,11 +1,11 @@
 //! Which upstream gets a request, by what is known of them now.
 //!
-//! Owns: [`Pools`] and what is below it: a [`Pool`] for each app of the configuration, a [`State`] for each
-//! upstream, an [`Endpoint`] for each of its addresses, with what is under way there, whether its checks are good,
+//! Owns: [`Pools`] and what is below it: a `Pool` for each app of the configuration, a `State` for each
+//! upstream, an `Endpoint` for each of its addresses, with what is under way there, whether its checks are good,
 //! whether it is left alone. Must not know: requests, why one failed.
 //!
 //! Choosing takes no lock: pools look at a list of who is available and make a new one when something has changed,
-//! which [`Changes`] tells by a number.
+//! which `Changes` tells by a number.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -196,14 +196,14 @@ impl State {
             }
         };
         let text = spot.to_string();
-        let written = &*self.target.upstream.url_text;
+        let upstream = &self.target.upstream;
+        let says_all = match &upstream.place {
+            Place::Socket(_) => true,
+            Place::Network { host, .. } => host.parse::<IpAddr>().is_ok(),
+        };
         let endpoint = Arc::new(Endpoint {
             name: Name::of(&text),
-            label: if written.contains(&text) {
-                written.into()
-            } else {
-                format!("{written} ({text})").into()
-            },
+            label: if says_all { upstream.url_text.clone() } else { format!("{upstream} ({text})").into() },
             target: self.target.clone(),
             template,
             spot,
@@ -470,4 +470,229 @@ fn best<'m>(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::route::upstream::app::{Ejection, HealthCheck, Member as Configured, Probe, ServerErrors};
+
+    type Tested<T = ()> = Result<T, Box<dyn Error>>;
+
+    fn pools() -> Tested<Pools> {
+        Ok(Pools::new(Handle::current(), Telemetry::unheard()?))
+    }
+
+    /// An app at 10.0.0.1, 10.0.0.2 and so on, with these weights.
+    fn app(weights: &[u16], change: impl Fn(&mut Target)) -> Tested<App> {
+        let mut app: App = "http://10.0.0.1".parse()?;
+        app.members = (1..)
+            .zip(weights)
+            .map(|(number, weight)| -> Tested<Configured> {
+                let one: App = format!("http://10.0.0.{number}").parse()?;
+                let mut target = one.members[0].target.as_ref().clone();
+                change(&mut target);
+                Ok(Configured { target: Arc::new(target), weight: *weight })
+            })
+            .collect::<Tested<_>>()?;
+        Ok(app)
+    }
+
+    fn pool(pools: &Pools, app: App) -> Arc<Pool> {
+        pools.of(&Arc::new(app))
+    }
+
+    fn url(taken: &Taken) -> String {
+        taken.endpoint().label.to_string()
+    }
+
+    fn ejects(target: &mut Target) {
+        target.ejection =
+            Some(Ejection { after: 2, span: Duration::from_secs(3600), server_errors: ServerErrors::Pass });
+    }
+
+    #[tokio::test]
+    async fn turns_are_taken_by_weight_among_those_who_are_available() -> Tested {
+        let pool = pool(&pools()?, app(&[3, 1, 2], ejects)?);
+        let count = |rounds: usize| -> Result<HashMap<String, usize>, NoneLeft> {
+            let mut counts = HashMap::new();
+            for _ in 0..rounds {
+                *counts.entry(url(&pool.take(None, &[])?)).or_default() += 1;
+            }
+            Ok(counts)
+        };
+        let named = |counts: [usize; 3]| -> HashMap<String, usize> {
+            let names = (1..).map(|number| format!("http://10.0.0.{number}"));
+            names.zip(counts).filter(|(_, count)| *count > 0).collect()
+        };
+        assert_eq!(count(60).map_err(|none| format!("{none:?}"))?, named([30, 10, 20]));
+        let first = pool.take(None, &[]).map_err(|none| format!("{none:?}"))?.endpoint().clone();
+        assert_eq!(&*first.label, "http://10.0.0.1");
+        first.failed(&pool);
+        first.failed(&pool);
+        // Exact among those who are left, too.
+        assert_eq!(count(30).map_err(|none| format!("{none:?}"))?, named([0, 10, 20]));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_last_one_is_never_left_alone_and_when_all_are_ill_all_are_tried() -> Tested {
+        let check = HealthCheck {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(3600),
+            timeout: Duration::from_secs(1),
+            healthy_after: 1,
+            unhealthy_after: 1,
+        };
+        let pools = pools()?;
+        let pool = pool(
+            &pools,
+            app(&[1, 1], |target| {
+                ejects(target);
+                target.health_check = Some(check.clone());
+            })?,
+        );
+        let take = |tried: &[Arc<Endpoint>]| pool.take(None, tried).map_err(|none| format!("{none:?}"));
+        let one = take(&[])?.endpoint().clone();
+        let other = take(std::slice::from_ref(&one))?.endpoint().clone();
+        for _ in 0..2 {
+            one.failed(&pool);
+        }
+        for _ in 0..5 {
+            other.failed(&pool);
+            assert!(Arc::ptr_eq(take(&[])?.endpoint(), &other));
+        }
+        // Now the other is ill, and nobody is left.
+        other.observe(Outcome::Bad, "in a test");
+        let seen = [take(&[])?, take(&[])?].map(|taken| url(&taken));
+        assert_ne!(seen[0], seen[1]);
+        other.observe(Outcome::Good, "in a test");
+        assert!(Arc::ptr_eq(take(&[])?.endpoint(), &other));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_counted_until_it_is_over() -> Tested {
+        let pool = pool(&pools()?, app(&[1, 1], |target| target.max_connections = Some(2))?);
+        let mut under_way = Vec::new();
+        for _ in 0..4 {
+            under_way.push(pool.take(None, &[]).map_err(|none| format!("{none:?}"))?);
+        }
+        assert_eq!(pool.take(None, &[]).err(), Some(NoneLeft::Full));
+        under_way.pop();
+        assert!(pool.take(None, &[]).is_ok());
+        // A panic drops what it unwinds through.
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _taken = pool.take(None, &[]);
+            std::panic::resume_unwind(Box::new("a bug"));
+        }));
+        assert!(unwound.is_err());
+        assert!(pool.take(None, &[]).is_ok());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_least_busy_one_by_weight_is_next() -> Tested {
+        let mut app = app(&[1, 3], |_| {})?;
+        app.balance = Balance::LeastConnections;
+        let pool = pool(&pools()?, app);
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        let mut under_way = Vec::new();
+        for _ in 0..40 {
+            let taken = pool.take(None, &[]).map_err(|none| format!("{none:?}"))?;
+            *counts.entry(url(&taken)).or_default() += 1;
+            under_way.push(taken);
+        }
+        assert_eq!((counts["http://10.0.0.1"], counts["http://10.0.0.2"]), (10, 30));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_visitor_stays_with_an_upstream_while_it_is_available() -> Tested {
+        let mut app = app(&[1, 1, 1], ejects)?;
+        app.balance = Balance::ClientAddress;
+        let pool = pool(&pools()?, app);
+        let key = |number: u8| Some(Key::of_address(IpAddr::from([203, 0, 113, number])));
+        let home = |number: u8| pool.take(key(number), &[]).map_err(|none| format!("{none:?}"));
+        let before: Vec<String> = (0..60).map(|n| home(n).map(|t| url(&t))).collect::<Result<_, _>>()?;
+        assert_eq!(before, (0..60).map(|n| home(n).map(|t| url(&t))).collect::<Result<Vec<_>, _>>()?);
+        let gone = home(0)?.endpoint().clone();
+        gone.failed(&pool);
+        gone.failed(&pool);
+        for (number, before) in (0..60).zip(&before) {
+            let now = url(&home(number)?);
+            assert!(if *before == *gone.label { now != *before } else { now == *before });
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_has_been_tried_is_not_taken_again() -> Tested {
+        for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::ClientAddress] {
+            let mut app = app(&[1, 5, 1], |_| {})?;
+            app.balance = balance;
+            let pool = pool(&pools()?, app);
+            let key =
+                (balance == Balance::ClientAddress).then(|| Key::of_address(IpAddr::from([203, 0, 113, 7])));
+            let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+            for _ in 0..3 {
+                assert!(pool.has_untried(&tried));
+                let taken = pool.take(key, &tried).map_err(|none| format!("{none:?}"))?;
+                assert!(!tried.iter().any(|tried| Arc::ptr_eq(tried, taken.endpoint())));
+                tried.push(taken.endpoint().clone());
+            }
+            assert_eq!(pool.take(key, &tried).err(), Some(NoneLeft::Tried));
+            assert!(!pool.has_untried(&tried));
+        }
+        Ok(())
+    }
+
+    /// One check for each upstream, not one for each route.
+    #[tokio::test]
+    async fn routes_to_the_same_upstream_share_what_is_known_of_it() -> Tested {
+        let pools = pools()?;
+        let (one, two) = (app(&[1, 1], ejects)?, app(&[1], ejects)?);
+        let (one, two, three) = (pool(&pools, one), pool(&pools, two), pool(&pools, app(&[1], |_| {})?));
+        assert!(Arc::ptr_eq(&one.states[0].0, &two.states[0].0));
+        // Other settings, another state.
+        assert!(!Arc::ptr_eq(&one.states[0].0, &three.states[0].0));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_stays_keeps_what_is_known_of_it() -> Tested {
+        let pool = pool(&pools()?, app(&[1], ejects)?);
+        let state = &pool.states[0].0;
+        let spot = |number: u8| Spot::Address(SocketAddr::from(([10, 0, 1, number], 80)));
+        assert!(state.is_at(vec![spot(1), spot(2)]));
+        let first = state.endpoints.load()[0].clone();
+        assert!(!state.is_at(vec![spot(1), spot(2)]));
+        assert!(state.is_at(vec![spot(1), spot(3)]));
+        assert!(Arc::ptr_eq(&first, &state.endpoints.load()[0]));
+        let mut seen: Vec<String> = Vec::new();
+        for _ in 0..2 {
+            let taken = pool.take(None, &[]).map_err(|none| format!("{none:?}"))?;
+            seen.push(taken.endpoint().spot.to_string());
+        }
+        seen.sort();
+        assert_eq!(seen, ["10.0.1.1:80", "10.0.1.3:80"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_of_an_upstream_that_no_route_leads_to() -> Tested {
+        let pools = pools()?;
+        let pool = pool(&pools, app(&[1, 1], ejects)?);
+        let state = Arc::downgrade(&pool.states[0].0);
+        pools.adopt(std::iter::empty());
+        assert_eq!(pools.states().len(), 2);
+        drop(pool);
+        pools.adopt(std::iter::empty());
+        assert_eq!(pools.states().len(), 0);
+        assert!(state.upgrade().is_none());
+        Ok(())
+    }
 }

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use super::accounts::{Accounts, Told};
 use super::attempt::Attempts;
+use super::body::Meter;
 use super::facts::Reading;
 use super::patience::Stalled;
 use crate::assertion::Outgoing;
@@ -15,6 +19,8 @@ use crate::facts::Arrival;
 use crate::gate::{Denied, Pass};
 use crate::listener::Conversation;
 use crate::open::Entered;
+use crate::route::target::Target;
+use crate::route::upstream::app::App;
 use crate::snapshot::Snapshot;
 use crate::telemetry::labels::{Decision, UpstreamFault};
 use crate::telemetry::metrics::InFlight;
@@ -33,6 +39,8 @@ pub struct Context {
     pub gate: Option<Duration>,
     /// From decision to the first byte of the app's answer.
     pub first_byte: Option<Duration>,
+    /// How much of the request's body has gone to the app, and may.
+    pub body: Meter,
     /// How many interim answers the app gave.
     pub interim: usize,
     /// Whether the app's answer is here to its last byte.
@@ -43,6 +51,10 @@ pub struct Context {
     pub attempts: Attempts,
     /// What its client did not go on with.
     pub stalled: Option<Stalled>,
+    /// The status that its client was told, if the app's answer has begun.
+    pub begun: Option<StatusCode>,
+    /// Where it is to be told of; `None` when that was done.
+    pub untold: Option<Arc<Accounts>>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
     /// admitted.
     pub open: Option<Entered>,
@@ -50,6 +62,17 @@ pub struct Context {
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.
     pub under_way: UnderWay,
+}
+
+/// A request that was dropped before its last hook: it was ended and had no polite way to fail, or a hook panicked.
+impl Drop for Context {
+    fn drop(&mut self) {
+        let Some(accounts) = self.untold.take() else { return };
+        let method = self.open.as_ref().map_or("", |open| open.method().as_str());
+        let status = self.begun.map_or(0, |status| status.as_u16());
+        let told = Told { method, raw_path: b"", status, bytes_in: 0, bytes_out: 0 };
+        accounts.close(self, &told, self.started.elapsed());
+    }
 }
 
 /// Counts a request as under way until it is dropped: what a shutdown waits for.
@@ -87,6 +110,24 @@ pub struct Admitted {
     pub pass: Pass,
     /// What the app is told; `None` on public routes.
     pub outgoing: Option<Arc<Outgoing>>,
+    /// The target that the app is sent, where it is not the one that was asked for.
+    pub rewritten: Option<Target<'static>>,
+}
+
+impl Admitted {
+    /// The target that the app is sent.
+    pub fn target(&self) -> &Target<'static> {
+        self.rewritten.as_ref().unwrap_or(&self.reading.target)
+    }
+
+    /// The app that it goes to.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdmitted`] where its route answers itself: nothing is to be forwarded.
+    pub fn app(&self) -> Result<&Arc<App>, NotAdmitted> {
+        self.pass.route().destination.app().ok_or(NotAdmitted)
+    }
 }
 
 /// A request that the gateway answered.

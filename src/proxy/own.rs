@@ -16,6 +16,7 @@ use pingora::proxy::Session;
 use tokio::runtime::Handle;
 use tower::ServiceExt;
 
+use super::body::{Afterwards, after_an_answer, before_an_answer};
 use super::https;
 use crate::facts::{Arrival, shape};
 use crate::listener::here;
@@ -124,7 +125,11 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Unusable> {
 /// # Errors
 ///
 /// When the client is gone.
-pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::Result<()> {
+pub async fn write(
+    session: &mut Session,
+    answer: Response<Bytes>,
+    afterwards: Afterwards,
+) -> pingora::Result<()> {
     let (parts, body) = answer.into_parts();
     let without_body = session.req_header().method == Method::HEAD
         || parts.status == StatusCode::NO_CONTENT
@@ -139,15 +144,29 @@ pub async fn write(session: &mut Session, answer: Response<Bytes>) -> pingora::R
     if !length_known && !without_body {
         header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
     }
+    let rest = before_an_answer(session, afterwards);
     if let Some(conversation) = here() {
         https::insist(&conversation.ends.listen, &mut header)?;
     }
-    if !without_body && !body.is_empty() {
+    if without_body || body.is_empty() {
+        write_head_alone(session, header).await?;
+    } else {
         session.write_response_header(Box::new(header), false).await?;
-        return session.write_response_body(Some(body), true).await;
+        session.write_response_body(Some(body), true).await?;
     }
-    // Pingora's way to write a head does not end an HTTP/2 stream with it. A gRPC client takes a status for one only
-    // where it does, and a stream that ends nowhere is reset.
+    after_an_answer(session, rest).await;
+    Ok(())
+}
+
+/// Writes an answer that is nothing but its head.
+///
+/// Pingora's way to write a head does not end an HTTP/2 stream with it. A gRPC client takes a status for one only where
+/// it does, and a stream that ends nowhere is reset.
+///
+/// # Errors
+///
+/// When the client is gone.
+pub(super) async fn write_head_alone(session: &mut Session, header: ResponseHeader) -> pingora::Result<()> {
     match session.as_mut() {
         ServerSession::H2(stream) => stream.write_response_header(Box::new(header), true),
         ServerSession::Custom(stream) => stream.write_response_header(Box::new(header), true).await,

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
+use super::body::Afterwards;
 use super::own;
 use crate::facts::{Shape, shape};
 use crate::open::{Ending, Kind};
@@ -47,7 +48,7 @@ pub(super) async fn say_goodbye(session: &mut Session, common: &Common<'_>, endi
     let answer = Problem::new(event, ending.sentence()).grpc(common);
     // The client may be gone by now; then there is nobody to tell.
     if session.response_written().is_none() {
-        let _ = own::write(session, answer).await;
+        let _ = own::write(session, answer, Afterwards::GoOn).await;
         return;
     }
     let mut trailers = HeaderMap::new();

@@ -4,13 +4,14 @@
 //! Must not know: how a request was admitted, which app it goes to.
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::header::{COOKIE, FORWARDED, HOST, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use pingora::http::RequestHeader;
 
+use super::edit::edit_request;
 use super::facts::{Reading, Via};
-use crate::assertion::Outgoing;
 use crate::gate::cookie::{self, pairs};
+use crate::route::edit::Edits;
 use crate::snapshot::{Edge, fold};
 
 /// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed on.
@@ -19,13 +20,34 @@ const SET_BY_US: &[&str] = &[
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
     "forwarded",
     "x-request-id",
     "traceparent",
     "tracestate",
 ];
 
-/// Makes a request into what the app receives. Called once per attempt with a fresh copy of the client's
+/// What the route changes of a request on its way to the app.
+#[derive(Clone, Copy)]
+pub struct Changes<'a> {
+    /// Headers taken off and put on. Nothing of them stands where we say something ourselves.
+    pub edits: &'a Edits,
+    /// What was taken off the path.
+    pub prefix: Option<&'a str>,
+    /// What becomes of cookies and passwords that are meant for the app.
+    pub credentials: Credentials,
+}
+
+/// What becomes of cookies and passwords that are meant for the app.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Credentials {
+    /// They go on.
+    Pass,
+    /// They stay here: nobody was asked who sends this.
+    Withhold,
+}
+
+/// Makes a request into what the app receives; `told` is what it is told about the account. Called once per attempt with a fresh copy of the client's
 /// request, after Pingora has dropped what `Connection` named: so nothing that is set here can be nominated
 /// away (CVE-2024-45410 and its kin).
 pub fn dress(
@@ -33,11 +55,17 @@ pub fn dress(
     reading: &Reading,
     edge: &Edge,
     cookies: &cookie::Settings,
-    outgoing: Option<&Outgoing>,
+    told: &[(HeaderName, HeaderValue)],
+    changes: &Changes<'_>,
 ) -> Result<(), http::header::InvalidHeaderValue> {
     let inbound = Inbound::read(&request.headers, reading.via);
     strip(request, edge);
     keep_apps_cookies(request, cookies)?;
+    if changes.credentials == Credentials::Withhold {
+        request.remove_header(&COOKIE);
+        request.remove_header(&AUTHORIZATION);
+    }
+    edit_request(request, changes.edits);
     let arrival = &reading.arrival;
     let forwarded_for = match inbound.forwarded_for {
         Some(chain) => format!("{chain}, {}", reading.peer),
@@ -67,7 +95,10 @@ pub fn dress(
             HeaderValue::try_from(traceparent(&arrival.request_id))?,
         ),
     }
-    for (name, value) in outgoing.iter().flat_map(|outgoing| &outgoing.headers) {
+    if let Some(prefix) = changes.prefix {
+        set(HeaderName::from_static("x-forwarded-prefix"), HeaderValue::try_from(prefix)?);
+    }
+    for (name, value) in told {
         set(name.clone(), value.clone());
     }
     Ok(())
@@ -224,7 +255,18 @@ mod tests {
         edge: &Edge,
         peer: (&str, Tls),
         fields: &[(&str, &str)],
-        outgoing: Option<&Outgoing>,
+        told: &[(HeaderName, HeaderValue)],
+    ) -> Result<Dressed, Box<dyn Error>> {
+        let changes = Changes { edits: &Edits::default(), prefix: None, credentials: Credentials::Pass };
+        changed(edge, peer, fields, told, &changes)
+    }
+
+    fn changed(
+        edge: &Edge,
+        peer: (&str, Tls),
+        fields: &[(&str, &str)],
+        told: &[(HeaderName, HeaderValue)],
+        changes: &Changes<'_>,
     ) -> Result<Dressed, Box<dyn Error>> {
         let mut request = RequestHeader::build("GET", b"/a", None)?;
         if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -238,12 +280,68 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_800_000_000);
         let reading = read(&request, b"", peer, edge, &ids, now).map_err(|(why, _)| why)?;
         let cookies = cookie::Settings::new(None, Secure::Yes, SameSite::Lax);
-        dress(&mut request, &reading, edge, &cookies, outgoing)?;
+        dress(&mut request, &reading, edge, &cookies, told, changes)?;
         Ok(Dressed(request))
     }
 
     fn dressed(peer: &str, fields: &[(&str, &str)]) -> Result<Dressed, Box<dyn Error>> {
-        dressed_with(&Edge::for_tests()?, (peer, Tls::No), fields, None)
+        dressed_with(&Edge::for_tests()?, (peer, Tls::No), fields, &[])
+    }
+
+    /// Configuration keeps such edits out; should it ever not, what is ours still stands last.
+    #[test]
+    fn no_edit_touches_what_we_say_ourselves() -> Outcome {
+        let name = HeaderName::from_static;
+        let ours = [("x-forwarded-user", "ann"), ("x-teamgate-assertion", "signed")];
+        let told = ours.map(|(key, value)| (name(key), HeaderValue::from_static(value)));
+        let set = [
+            ("x-forwarded-user", "root"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-prefix", "/elsewhere"),
+            ("x-app-key", "k"),
+        ];
+        let edits = Edits {
+            remove: ["x-teamgate-assertion", "x-request-id", "host", "x-app"].map(name).into(),
+            set: set.map(|(key, value)| (name(key), HeaderValue::from_static(value))).into(),
+        };
+        let changes = Changes { edits: &edits, prefix: Some("/wiki"), credentials: Credentials::Pass };
+        let sent =
+            [("X-App", "1"), ("X_App", "2"), ("x_app_key", "theirs"), ("X-Forwarded-Prefix", "/theirs")];
+        let edge = Edge::for_tests()?;
+        let dressed = changed(&edge, (VISITOR, Tls::No), &sent, &told, &changes)?;
+        assert_eq!(dressed.all("x-forwarded-user"), ["ann"]);
+        assert_eq!(dressed.all("x-teamgate-assertion"), ["signed"]);
+        assert_eq!(dressed.all("x-forwarded-for"), [VISITOR]);
+        assert_eq!(dressed.all("x-forwarded-prefix"), ["/wiki"]);
+        assert_eq!(dressed.all("host"), ["wiki.example.com"]);
+        assert_eq!(dressed.all("x-request-id").len(), 1);
+        assert_eq!((dressed.all("x-app"), dressed.all("x_app")), (vec![], vec![]));
+        assert_eq!((dressed.all("x-app-key"), dressed.all("x_app_key")), (vec!["k"], vec![]));
+        Ok(())
+    }
+
+    #[test]
+    fn a_prefix_is_ours_to_state_even_where_a_trusted_proxy_states_one() -> Outcome {
+        for peer in [PROXY, VISITOR] {
+            let sent = [("X-Forwarded-Prefix", "/theirs"), ("x_forwarded_prefix", "/theirs")];
+            let dressed = dressed(peer, &sent)?;
+            assert_eq!(
+                (dressed.all("x-forwarded-prefix"), dressed.all("x_forwarded_prefix")),
+                (vec![], vec![])
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn where_nobody_was_asked_no_credential_of_any_kind_goes_on() -> Outcome {
+        let changes = Changes { edits: &Edits::default(), prefix: None, credentials: Credentials::Withhold };
+        let sent =
+            [("Cookie", "theme=dark"), ("Cookie", "a=b"), ("Authorization", "Basic x"), ("X-App", "1")];
+        let dressed = changed(&Edge::for_tests()?, (VISITOR, Tls::No), &sent, &[], &changes)?;
+        assert_eq!((dressed.all("cookie"), dressed.all("authorization")), (vec![], vec![]));
+        assert_eq!(dressed.all("x-app"), ["1"]);
+        Ok(())
     }
 
     /// threats 1 to 3 and 6. `Edge::for_tests` lists what is stripped.
@@ -306,7 +404,7 @@ mod tests {
         let mut edge = Edge::for_tests()?;
         edge.stripped = Stripped::new(["x-acme-*"].into_iter());
         let fields = [("X_Acme_Level", "9"), ("Remote-User", "svc")];
-        let dressed = dressed_with(&edge, (VISITOR, Tls::No), &fields, None)?;
+        let dressed = dressed_with(&edge, (VISITOR, Tls::No), &fields, &[])?;
         assert_eq!(dressed.all("x_acme_level"), [""; 0]);
         assert_eq!(dressed.all("remote-user"), ["svc"]);
         Ok(())
@@ -374,7 +472,7 @@ mod tests {
             ("[::1]:81", Tls::No, "[::1]:81", "81", "for=203.0.113.7;host=\"[::1]:81\";proto=http"),
         ];
         for (host, tls, sent, port, forwarded) in rows {
-            let dressed = dressed_with(&Edge::for_tests()?, (VISITOR, *tls), &[("Host", host)], None)?;
+            let dressed = dressed_with(&Edge::for_tests()?, (VISITOR, *tls), &[("Host", host)], &[])?;
             assert_eq!(dressed.all("host"), [*sent], "{host}");
             assert_eq!(dressed.all("x-forwarded-host"), [*sent], "{host}");
             assert_eq!(dressed.all("x-forwarded-port"), [*port], "{host}");

@@ -40,6 +40,9 @@ pub enum Refusal {
     /// Decoding a second time would yield something that is refused.
     #[error("The path is encoded more than once, and what it would decode to is not taken.")]
     DoubleEncoding,
+    /// What a rule of ours made of a path; clients' own paths are respelt instead.
+    #[error("The path has an empty segment, a dot segment or an escape that says the same as none.")]
+    Respelt,
     /// No host at all.
     #[error("The request names no host.")]
     NoHost,

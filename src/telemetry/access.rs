@@ -52,6 +52,8 @@ pub struct Entry<'a> {
     pub bytes_in: u64,
     /// Bytes of the answer's body that were sent.
     pub bytes_out: u64,
+    /// The upstream that was asked, the last of several attempts.
+    pub asked: Option<&'a str>,
     /// What went wrong with the upstream: a kind, not a message.
     pub upstream_error: Option<&'a str>,
 }
@@ -116,6 +118,7 @@ impl Entry<'_> {
             ("route", self.route),
             ("grounds", self.grounds),
             ("reason", self.reason),
+            ("upstream", self.asked),
             ("upstream_error", self.upstream_error),
         ];
         for (name, value) in words {
@@ -165,6 +168,7 @@ pub(super) mod tests {
             total: Duration::from_micros(12_004),
             bytes_in: 0,
             bytes_out: 4096,
+            asked: Some("http://10.0.0.5:8080"),
             upstream_error: None,
         }
     }
@@ -183,6 +187,7 @@ pub(super) mod tests {
         let expected = concat!(
             r#"{"stream":"access","time":"2026-11-24T08:22:03.123Z","method":"GET","host":"wiki.example.com","#,
             r#""path":"/start","status":200,"decision":"allow","route":"wiki","grounds":"team my-team","#,
+            r#""upstream":"http://10.0.0.5:8080","#,
             r#""account":"01010101-0101-0101-0101-010101010101","client":"192.0.2.7","gate_us":7,"#,
             r#""upstream_ms":3.250,"total_ms":12.004,"bytes_in":0,"bytes_out":4096,"request_id":"r-1"}"#,
             "\n"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Blunt, Browser, Checked, Config, Request, Response, Setup, Wire, eventually, navigation, send,
+    Blunt, Browser, Checked, Config, PATIENCE, Request, Response, Setup, Wire, eventually, navigation, send,
 };
 
 /// Longer than any limit of these tests, and short enough to be waited for.
@@ -96,15 +96,17 @@ async fn a_head_has_a_time_however_it_trickles() -> Checked {
     let setup = Setup::with(limits("header_timeout: 400ms")).await?;
     let mut wire = connect(&setup).await?;
     wire.send(b"GET /public HTTP/1.1\r\nHost: x\r\nX: ").await?;
-    let answer = loop {
-        tokio::select! {
-            biased;
-            answer = wire.response() => break answer?,
-            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+    let trickle = async {
+        loop {
+            tokio::select! {
+                biased;
+                answer = wire.response() => return answer,
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            let _ = wire.send(b"a").await;
         }
-        let _ = wire.send(b"a").await;
     };
-    assert_eq!(answer.status, 408);
+    assert_eq!(tokio::time::timeout(PATIENCE, trickle).await??.status, 408);
     // The same for the second request of a connection; the pause before it does not count.
     let mut wire = connect(&setup).await?;
     wire.send(b"GET /public HTTP/1.1\r\nHost: x\r\n\r\n").await?;

@@ -6,10 +6,13 @@
 mod support;
 
 mod admin;
+mod answers;
 mod authorization;
 mod commands;
 mod domains;
 mod framing;
+mod grpc;
+mod heavy;
 mod http2;
 mod http2_limits;
 mod keys;
@@ -22,6 +25,7 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod requery;
+mod rewriting;
 mod sessions;
 mod spoofing;
 mod streaming;

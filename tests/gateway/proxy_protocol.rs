@@ -113,7 +113,7 @@ async fn a_connection_without_a_header_is_closed_and_nothing_of_it_is_heard() ->
         b"PROXY TCP4 198.51.100.7 192.0.2.1 51234 443\n",
         &short,
     ];
-    for (count, header) in rows.into_iter().enumerate() {
+    for (count, header) in rows.iter().enumerate() {
         let mut wire = Wire::connect(setup.gateway.address()).await?;
         wire.send(&[header, GET].concat()).await?;
         assert!(is_closed(&mut wire).await?, "{}", header.escape_ascii());
@@ -126,7 +126,12 @@ async fn a_connection_without_a_header_is_closed_and_nothing_of_it_is_heard() ->
         assert!(is_closed(&mut wire).await?);
     }
     refused(&setup, "slow", 3).await?;
+    // Who only looks whether the door opens has done nothing wrong.
+    for _ in 0..3 {
+        drop(Wire::connect(setup.gateway.address()).await?);
+    }
     setup.gateway.logged("PROXY header").await?;
+    assert_eq!(metric(&setup, "proxy_header").await?, rows.len() as u64);
     assert_eq!(setup.upstream.received().len(), 0);
     Ok(())
 }

@@ -6,6 +6,7 @@ mod blunt;
 mod browser;
 mod config;
 mod gateway;
+pub(crate) mod grpc;
 pub(crate) mod h2wire;
 mod haproxy;
 mod http;

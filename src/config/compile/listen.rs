@@ -360,6 +360,8 @@ mod tests {
         };
         let around = Surroundings {
             folder: Path::new("/etc/teamgate"),
+            is_folder: &|_| true,
+            read_file: &|_, _| Ok(Vec::new()),
             now: NOW,
             read_secret: &super::super::secret_text::read,
             read_certificate: &read_certificate,

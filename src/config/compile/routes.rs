@@ -1,10 +1,13 @@
 //! Routes: what they match, who may pass, where they lead.
 //!
-//! Owns: the rules on `routes` and `bitbucket.teams`; building the table. Who may pass is in `rule`, what the
-//! app is told in `identity`, where it is in `upstreams`.
+//! Owns: the rules on `routes` and `bitbucket.teams`; building the table. Who may pass is in `rule`, where it leads
+//! in `destination`, what the app is told in `identity`, `rewrite` and `edit`, where the app is in `upstreams`.
 //! Must not know: how a route is found or decided.
 
+mod destination;
+mod edit;
 mod identity;
+mod rewrite;
 mod rule;
 mod upstreams;
 
@@ -16,13 +19,12 @@ use url::Url;
 
 use super::hosts::{covers, host};
 use super::{Cookie, Findings};
-use crate::config::document::{self, Access, Document, InPath};
+use crate::config::document::{self, Access, CorsPreflight, Document, InPath};
 use crate::config::value::show_duration;
 use crate::membership::{Group, TeamName};
-use crate::route::destination::Destination;
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
-use crate::route::{Route, Table};
+use crate::route::{Preflights, Route, Table};
 
 pub(super) use identity::forbidden;
 use upstreams::Targets;
@@ -61,14 +63,28 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
         one.sign_in_reaches_it(pattern.as_ref(), gateway);
         let policy = one.policy();
         one.fits_its_access(policy.as_ref());
-        let app = one.app(gateway, &general, &mut targets);
-        let (identity, max_age) = (one.identity(), one.max_age());
+        let destination = one.destination(pattern.as_ref(), gateway, &general, &mut targets);
+        let (identity, max_age, rewrite) = (one.identity(), one.max_age(), one.rewrite(pattern.as_ref()));
+        let (request_headers, response_headers) = one.edits();
+        let preflights = one.preflights(pattern.as_ref());
         let line = u32::try_from(one.findings.places.of(&one.path).line).unwrap_or(u32::MAX);
-        if let (Some(pattern), Some(policy), Some(app), Some(name)) = (pattern, policy, app, &route.name) {
-            let destination = Destination::App(Arc::new(app));
-            let allow_in_path = oddities(&route.allow_in_path);
-            let route =
-                Route { name: name.0.clone(), line, policy, max_age, destination, identity, allow_in_path };
+        if let (Some(pattern), Some(policy), Some(destination), Some(rewrite), Some(name)) =
+            (pattern, policy, destination, rewrite, &route.name)
+        {
+            let route = Route {
+                name: name.0.clone(),
+                line,
+                policy,
+                max_age,
+                destination,
+                identity,
+                allow_in_path: oddities(&route.allow_in_path),
+                rewrite,
+                request_headers,
+                response_headers,
+                preflights,
+                body_limit: route.body_limit.as_ref().map(|limit| limit.0),
+            };
             found.push(Found { index, pattern, route: Arc::new(route) });
         }
     }
@@ -76,10 +92,17 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
 }
 
 /// Puts the routes into one table; two that match the same requests are reported.
-pub(super) fn table(found: &[Found], findings: &mut Findings<'_>) -> Option<Table<Arc<Route>>> {
+pub(super) fn table(
+    found: &[Found],
+    external_url: Option<&Url>,
+    findings: &mut Findings<'_>,
+) -> Option<Table<Arc<Route>>> {
     let entries = found.iter().map(|found| (found.pattern.clone(), Arc::clone(&found.route))).collect();
     let overlaps = match Table::build(entries) {
-        Ok(table) => return Some(table),
+        Ok(table) => {
+            destination::loops(found, &table, external_url, findings);
+            return Some(table);
+        }
         Err(overlaps) => overlaps,
     };
     for overlap in overlaps {
@@ -275,6 +298,21 @@ impl One<'_, '_> {
                 "`{}` is not external_url's host `{own}`, so sign-in would not reach it; set session.cookie_domain to a parent of both",
                 pattern.host
             )),
+        }
+    }
+
+    fn preflights(&mut self, pattern: Option<&Pattern>) -> Preflights {
+        match self.route.cors_preflight {
+            CorsPreflight::Decide => Preflights::Decide,
+            CorsPreflight::Pass => {
+                if pattern.is_some_and(|pattern| !pattern.methods.admit(&http::Method::OPTIONS)) {
+                    self.problem(
+                        "cors_preflight",
+                        "a preflight is an OPTIONS, which `methods` does not list; add it",
+                    );
+                }
+                Preflights::Pass
+            }
         }
     }
 

@@ -70,7 +70,6 @@ pub const BUILT_IN: &[&str] = &[
     "X-Forwarded-Uri",
     "X-Forwarded-Method",
     "X-Forwarded-Path",
-    "X-Forwarded-Prefix",
     "X-Forwarded-Scheme",
     "X-Forwarded-Ssl",
     "Front-End-Https",
@@ -83,6 +82,21 @@ pub const BUILT_IN: &[&str] = &[
     "X-Cluster-Client-IP",
     "Cf-Connecting-IP",
     "True-Client-IP",
+];
+
+/// Set by teamgate itself, on every request or where the route says so. What a client sends under them never passes.
+const OURS: &[&str] = &[
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "forwarded",
+    "x-request-id",
 ];
 
 /// Without these a request is no request any more, or means something else.
@@ -110,6 +124,9 @@ pub(super) fn effective(adjust: &StripHeaders, findings: &mut Findings<'_>) -> V
             continue;
         }
         let message = match nearest(&name.0, BUILT_IN.iter().copied()) {
+            _ if OURS.contains(&wanted.as_str()) => {
+                format!("`{}` is set by teamgate and cannot be kept as it came; remove it", name.0)
+            }
             Some(near) => format!("`{}` is not on the built-in list; did you mean `{near}`?", name.0),
             None => format!("`{}` is not on the built-in list and passes anyway; remove it", name.0),
         };

@@ -48,8 +48,17 @@ impl Run {
 
     /// How much memory it has, in KiB.
     pub(crate) fn memory(&self) -> Checked<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it ever had, in KiB.
+    pub(crate) fn peak_memory(&self) -> Checked<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> Checked<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such line")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 
@@ -302,6 +311,11 @@ impl Gateway {
     /// How much memory it has, in KiB.
     pub(crate) fn memory(&self) -> Checked<u64> {
         self.run.memory()
+    }
+
+    /// The most that it ever had, in KiB.
+    pub(crate) fn peak_memory(&self) -> Checked<u64> {
+        self.run.peak_memory()
     }
 
     /// How many files and sockets it has open.

@@ -124,21 +124,8 @@ impl One<'_, '_> {
     fn upstreams(&mut self, gateway: &Gateway<'_>) -> Option<Vec<(Upstream, u16)>> {
         let route = self.route;
         match (self.mentions("upstream"), self.mentions("upstreams")) {
-            (true, true) => {
-                self.problem("upstreams", "a route has `upstream` or `upstreams`; keep one of them");
-                None
-            }
-            (false, false) => {
-                // Who mistyped the one need not be told that it is missing.
-                if !self.findings.places.is_strange(&self.path) {
-                    let path = self.path.clone();
-                    self.findings.problem(
-                        path,
-                        "where does it lead? Add `upstream: http://host:port`, or `upstreams: [http://a:port, http://b:port]`",
-                    );
-                }
-                None
-            }
+            // `destination` has said so.
+            (true, true) | (false, false) => None,
             (true, false) => {
                 let upstream = self.reachable("upstream", &route.upstream.as_ref()?.0, gateway)?;
                 Some(vec![(upstream, 1)])
