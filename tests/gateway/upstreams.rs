@@ -461,6 +461,30 @@ async fn connections_are_used_again_for_as_long_as_a_route_says() -> Checked {
 }
 
 #[tokio::test]
+async fn no_more_connections_are_kept_than_the_configuration_says() -> Checked {
+    let upstream = Upstream::start().await?;
+    let keys = format!("upstream: \"{}\", upstream_timeouts: {{ keep_alive: 1m }}", upstream.url());
+    let setup = Setup::with(app(&keys).top("kept_connections: 2")).await?;
+    for round in 1..3 {
+        upstream.hold();
+        let mut waiting = Vec::new();
+        for _ in 0..8 {
+            let mut wire = Wire::connect(setup.gateway.address()).await?;
+            wire.send(&Request::get(&setup.url("/app/hold")).bytes()).await?;
+            waiting.push(wire);
+        }
+        eventually("all are under way", async || Ok(upstream.received().len() == 8 * round)).await?;
+        upstream.release();
+        for mut wire in waiting {
+            wire.response().await?.expect(200)?;
+        }
+    }
+    // Eight, and then at least those that were not kept; a thread may keep one more.
+    assert!(upstream.connections() > 11, "{}", upstream.connections());
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_app_is_told_the_host_that_the_route_says() -> Checked {
     let nginx = Nginx::saying("$http_host $http_x_forwarded_host").await?;
     let url = nginx.url();
