@@ -38,6 +38,7 @@ use crate::open::Open;
 use crate::open::watch::Watch;
 use crate::pages::{self, Services};
 use crate::proxy::Proxy;
+use crate::proxy::accounts::Accounts;
 use crate::proxy::balance::Pools;
 use crate::proxy::facts::RequestIds;
 use crate::snapshot::Current;
@@ -288,6 +289,7 @@ impl App {
             pools: self.pools.clone(),
             telemetry: self.telemetry.clone(),
             open: self.open.clone(),
+            accounts: Arc::new(Accounts { telemetry: self.telemetry.clone(), clock: self.clock.clone() }),
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();

@@ -284,7 +284,6 @@ impl<A> Endpoint<A> {
             method: "",
             host: b"",
             path: b"",
-            asked: None,
             route: None,
             decision,
             grounds: None,
@@ -296,6 +295,7 @@ impl<A> Endpoint<A> {
             total: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,
+            asked: None,
             upstream_error: None,
         });
     }

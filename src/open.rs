@@ -1,7 +1,7 @@
 //! Requests that stay open after they were admitted, and whether they may go on.
 //!
 //! Owns: [`Open`], every admitted request under way of somebody who is signed in; [`Line`], how one is told that it
-//! is over; when deciding on it again begins ([`Request::is_watched`]). The deciding is in [`watch`].
+//! is over; when deciding on it again begins (`Request::is_watched`). The deciding is in [`watch`].
 //! Must not know: Pingora, sockets, how a WebSocket or a gRPC client is told.
 //!
 //! Every admitted request is entered, since nobody knows beforehand how long it will take. That must cost next to
@@ -233,6 +233,11 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// Its method.
+    pub fn method(&self) -> &Method {
+        &self.request.method
+    }
+
     /// It turns out to be something that stays open.
     pub fn becomes(&self, kind: Kind) {
         self.request.kind.store(kind as u8, Ordering::Relaxed);

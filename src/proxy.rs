@@ -2,9 +2,10 @@
 //!
 //! Owns: the order of things on the wire. Must not know: how anything is decided, or how a page looks.
 //!
-//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], [`answer`]) or forwarded
+//! A request is read ([`facts`]), asked about (the gate), and then either answered ([`own`], `answer`) or forwarded
 //! ([`upstream`]).
 
+pub mod accounts;
 mod answer;
 pub mod attempt;
 pub mod awaited;
@@ -46,6 +47,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tokio::runtime::Handle;
 
+use self::accounts::{Accounts, Told};
 use self::attempt::{Attempts, ServerError};
 use self::balance::Pools;
 use self::body::{Afterwards, Meter, TooLong};
@@ -64,13 +66,11 @@ use crate::gate::{By, Pass, Verdict, Who};
 use crate::listener::{Conversation, here};
 use crate::open::Open;
 use crate::pages::{self, Asked, Services, refusal, render};
-use crate::policy::Decision as PolicyDecision;
 use crate::route::rewrite::{Prefix, Unfit};
 use crate::snapshot::Current;
 use crate::telemetry::Telemetry;
-use crate::telemetry::access::Entry;
 use crate::telemetry::audit::Event;
-use crate::telemetry::labels::{Decision, Ending, StatusClass, UpstreamFault};
+use crate::telemetry::labels::Decision;
 
 /// How long a client that is still sending may go on to, once it has its answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -95,6 +95,8 @@ pub struct Proxy {
     pub telemetry: Telemetry,
     /// What is decided on again while it is under way.
     pub open: Open,
+    /// Where each request is told of in the end.
+    pub accounts: Arc<Accounts>,
     /// How many requests are under way: what a shutdown waits for.
     pub under_way: Arc<AtomicUsize>,
 }
@@ -255,79 +257,6 @@ impl Proxy {
     }
 }
 
-impl Proxy {
-    /// Metrics and the access line of a request that is over.
-    fn account_for(&self, session: &Session, context: &Context, status: u16, total: Duration) {
-        let gate = context.gate.unwrap_or(total);
-        let header = session.req_header();
-        let (route, decision, account) = match &context.stage {
-            Stage::Arrived => (None, Decision::Error, None),
-            Stage::Admitted(admitted) => {
-                let pass = &admitted.pass;
-                let decision = if pass.who().is_some() { Decision::Allow } else { Decision::Public };
-                (Some(&*pass.route().name), decision, pass.who().map(|who| who.session.account.id()))
-            }
-            Stage::Answered(answered) => (answered.route.as_deref(), answered.decision, answered.account),
-        };
-        let metrics = context.snapshot.metrics_of(route, decision);
-        metrics.record(decision, StatusClass::of(status), gate, context.first_byte, total);
-        if !self.telemetry.access.is_on() {
-            return;
-        }
-        let grounds = match &context.stage {
-            Stage::Admitted(admitted) => Some(grounds(admitted)),
-            _ => None,
-        };
-        let reason = match &context.stage {
-            Stage::Answered(answered) => answered.reason.as_deref(),
-            _ => {
-                let ending = context.conversation.line.ending().map(Ending::sentence);
-                ending.or(context.stalled.map(Stalled::sentence))
-            }
-        };
-        let arrival = context.stage.arrival();
-        let path = match decision {
-            // It has no canonical form; whoever looks for the fault wants to see what was sent. Not so an
-            // absolute target, which may hold a password.
-            Decision::BadRequest if header.raw_path().starts_with(b"/") => {
-                header.raw_path().split(|byte| *byte == b'?').next().unwrap_or_default()
-            }
-            _ => arrival.map_or(&b""[..], |arrival| arrival.path.as_bytes()),
-        };
-        self.telemetry.access.record(&Entry {
-            arrived_at: arrival.map_or_else(|| self.clock.now(), |arrival| arrival.now),
-            request_id: arrival.map_or("", |arrival| &arrival.request_id),
-            client: arrival.map_or_else(|| context.conversation.ends.client.ip(), |arrival| arrival.client),
-            method: header.method.as_str(),
-            host: arrival.map_or(b"", |arrival| arrival.authority.as_bytes()),
-            path,
-            route,
-            decision,
-            grounds: grounds.as_deref(),
-            reason,
-            account,
-            status,
-            gate,
-            upstream: context.first_byte,
-            total,
-            bytes_in: session.body_bytes_read() as u64,
-            bytes_out: session.body_bytes_sent() as u64,
-            asked: context.attempts.endpoint().map(|endpoint| &*endpoint.label),
-            upstream_error: context.upstream_error.map(UpstreamFault::as_str),
-        });
-    }
-}
-
-/// By which rule, as the log says it.
-fn grounds(admitted: &Admitted) -> String {
-    match admitted.pass.decision() {
-        _ if admitted.pass.by() == By::Preflight => "it is a CORS preflight".to_owned(),
-        PolicyDecision::Allow(grounds) => grounds.to_string(),
-        // Deciding is pure; on the same values it does not change its mind.
-        _ => String::new(),
-    }
-}
-
 /// An answer that is none: the app's fault.
 fn nonsense(what: Nonsense) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, what.to_string()).into_up()
@@ -388,6 +317,8 @@ impl ProxyHttp for Proxy {
             interim: 0,
             answered: false,
             open: None,
+            untold: Some(self.accounts.clone()),
+            begun: None,
             attempts: Attempts::default(),
             in_flight: self.telemetry.metrics.request_in_flight(),
             under_way: UnderWay::enter(&self.under_way),
@@ -586,6 +517,7 @@ impl ProxyHttp for Proxy {
         }
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             context.conversation.becomes_tunnel();
+            context.begun = Some(response.status);
         }
         if context.first_byte.is_none() {
             let decided = context.gate.unwrap_or_default();
@@ -614,6 +546,7 @@ impl ProxyHttp for Proxy {
         if admitted.pass.who().is_some() {
             keep_private(response)?;
         }
+        context.begun = Some(response.status);
         context.answered = has_no_body(response, &session.req_header().method);
         Ok(())
     }
@@ -720,7 +653,16 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, _: Option<&Error>, context: &mut Context) {
         let status = answered_with(session).map_or(0, |status| status.as_u16());
         let total = context.started.elapsed();
-        self.account_for(session, context, status, total);
+        let header = session.req_header();
+        let told = Told {
+            method: header.method.as_str(),
+            raw_path: header.raw_path(),
+            status,
+            bytes_in: session.body_bytes_read() as u64,
+            bytes_out: session.body_bytes_sent() as u64,
+        };
+        context.untold = None;
+        self.accounts.close(context, &told, total);
     }
 
     /// Pingora would print whole requests, cookies included.

@@ -15,6 +15,7 @@ use teamgate::policy::{Decision, Policy, Reason, Subject, decide};
 use teamgate::route::Table;
 use teamgate::route::oddity::Oddities;
 use teamgate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
+use teamgate::route::rewrite::{Prefix, Rewrite, Rule};
 use teamgate::route::target::canonical;
 
 // ── paths
@@ -110,6 +111,60 @@ proptest! {
                 .map(|segment| decode_times(segment.as_bytes(), decodings))
                 .collect();
             prop_assert_eq!(as_an_obliging_upstream_reads(&target.path, decodings), decided, "{}", target.path);
+        }
+    }
+}
+
+// ── paths that become others
+
+/// Templates whose results depend on what stood in the path.
+fn rewrite() -> impl Strategy<Value = Rewrite> {
+    let rules = select(vec![
+        ("/a(.*)", "{1}"),
+        ("/(.*)", "/{1}"),
+        ("/(.*)", "/x{1}"),
+        ("/(.)(.*)", "/{2}{1}"),
+        ("/([^/]*)/(.*)", "/{2}/{1}"),
+        ("/([^/]*)/(.*)", "/x/{2}{1}"),
+        ("/(.*)", "/%25{1}"),
+        ("/([^/]*)(.*)", "/y{2}/{1}"),
+    ]);
+    let of_rules = rules.prop_filter_map("a rule", |(regex, to)| {
+        Some(Rewrite::Rules(vec![Rule::new(regex, to, Oddities::NONE).ok()?].into()))
+    });
+    prop_oneof![of_rules, select(vec!["/a", "/@", "/a/a"]).prop_map(|text| Rewrite::Strip(Prefix::new(text)))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// What was rewritten is sent as it stands: every upstream must read in it what we do.
+    #[test]
+    fn what_rewriting_makes_is_canonical_or_refused(raw in path(), rewrite in rewrite(), decodings in 0_usize..4) {
+        if let Ok(target) = canonical(&raw)
+            && target.allowed_by(Oddities::NONE).is_ok()
+            && let Ok(Some(rewritten)) = rewrite.apply(&target, Oddities::NONE)
+        {
+            let again = canonical(rewritten.path.as_bytes());
+            prop_assert_eq!(again.as_ref().map(|target| &*target.path), Ok(&*rewritten.path));
+            prop_assert!(rewritten.allowed_by(Oddities::NONE).is_ok());
+            prop_assert_eq!(&rewritten.query, &target.query);
+            prop_assert_eq!(
+                as_an_obliging_upstream_reads(&rewritten.path, decodings),
+                rewritten.path.split('/').filter(|segment| !segment.is_empty())
+                    .map(|segment| decode_times(segment.as_bytes(), decodings)).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    /// A stripped path and what was taken off are the path that was decided on.
+    #[test]
+    fn stripping_takes_off_the_prefix_and_nothing_else(raw in path()) {
+        if let Ok(target) = canonical(&[b"/a", raw.as_slice()].concat())
+            && target.path.starts_with("/a/")
+            && let Ok(Some(rewritten)) = Rewrite::Strip(Prefix::new("/a")).apply(&target, target.needs)
+        {
+            prop_assert_eq!(format!("/a{}", rewritten.path), &*target.path);
         }
     }
 }

@@ -15,8 +15,9 @@ use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
 use crate::membership::{Group, Membership, Role, Team, TeamName};
 use crate::policy::explain::sentence;
 use crate::policy::{Decision, Subject, decide};
+use crate::route::Route;
 use crate::route::host::canonical_host;
-use crate::route::target::canonical;
+use crate::route::target::{Target, canonical};
 
 #[derive(Args)]
 pub(super) struct Explain {
@@ -96,16 +97,19 @@ impl Explain {
             }
             _ => String::new(),
         };
-        let app = route.destination.app().map(ToString::to_string);
-        let leads = app.as_ref().map_or_else(String::new, |app| format!(" It leads to {app}."));
+        let leads_to = match &decision {
+            Decision::Allow(_) => Some(leads_to(route, &target)),
+            _ => None,
+        };
+        let then = leads_to.as_ref().map_or(String::new(), |leads_to| format!(" It is then {leads_to}."));
         self.answer(
             &format!(
-                "{} {} → route `{}` (line {}). {sentence}.{fresh}{leads}",
+                "{} {} → route `{}` (line {}). {sentence}.{fresh}{then}",
                 self.method, self.url, route.name, route.line
             ),
             &json!({
                 "route": route.name, "line": route.line, "decision": word(&decision), "explanation": sentence,
-                "upstream": app,
+                "leads_to": leads_to,
             }),
         )
     }
@@ -166,6 +170,15 @@ fn is_outside(compiled: &Compiled, membership: &Membership) -> bool {
     listed.is_some_and(|listed| {
         !listed.iter().any(|name| membership.teams().iter().any(|team| team.is_named(name)))
     })
+}
+
+/// What becomes of a request that is let through.
+fn leads_to(route: &Route, target: &Target<'_>) -> String {
+    match route.rewrite.apply(target, route.allow_in_path) {
+        Ok(None) => route.destination.to_string(),
+        Ok(Some(rewritten)) => format!("{} as `{}`", route.destination, rewritten.wire()),
+        Err(unfit) => format!("refused with 400: {unfit}"),
+    }
 }
 
 fn is_public(route: &crate::route::Route) -> bool {

@@ -1,10 +1,10 @@
 //! How long a request waits for its app, and what happens then.
 //!
-//! Owns: [`Awaited`], [`Waits`], [`Watch`]. Must not know: which app it is.
+//! Owns: [`Awaited`], `Waits`, `Watch`. Must not know: which app it is.
 //!
 //! Pingora knows one limit, for each single read. Where header and body have the same and the whole has none, it
 //! is all that is needed and costs nothing. Elsewhere an alarm ends the connection to the app: Pingora comes to
-//! its end, and [`Watch::rang`] says why.
+//! its end, and `Watch::rang` says why.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -1,11 +1,11 @@
 //! Which upstream gets a request, by what is known of them now.
 //!
-//! Owns: [`Pools`] and what is below it: a [`Pool`] for each app of the configuration, a [`State`] for each
-//! upstream, an [`Endpoint`] for each of its addresses, with what is under way there, whether its checks are good,
+//! Owns: [`Pools`] and what is below it: a `Pool` for each app of the configuration, a `State` for each
+//! upstream, an `Endpoint` for each of its addresses, with what is under way there, whether its checks are good,
 //! whether it is left alone. Must not know: requests, why one failed.
 //!
 //! Choosing takes no lock: pools look at a list of who is available and make a new one when something has changed,
-//! which [`Changes`] tells by a number.
+//! which `Changes` tells by a number.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use super::accounts::{Accounts, Told};
 use super::attempt::Attempts;
 use super::body::Meter;
 use super::facts::Reading;
@@ -48,6 +51,10 @@ pub struct Context {
     pub attempts: Attempts,
     /// What its client did not go on with.
     pub stalled: Option<Stalled>,
+    /// The status that its client was told, if the app's answer has begun.
+    pub begun: Option<StatusCode>,
+    /// Where it is to be told of; `None` when that was done.
+    pub untold: Option<Arc<Accounts>>,
     /// Where it is decided on again, for as long as it is under way. `None` on public routes, and before it was
     /// admitted.
     pub open: Option<Entered>,
@@ -55,6 +62,17 @@ pub struct Context {
     pub in_flight: InFlight,
     /// Keeps a shutdown waiting until it is dropped.
     pub under_way: UnderWay,
+}
+
+/// A request that was dropped before its last hook: it was ended and had no polite way to fail, or a hook panicked.
+impl Drop for Context {
+    fn drop(&mut self) {
+        let Some(accounts) = self.untold.take() else { return };
+        let method = self.open.as_ref().map_or("", |open| open.method().as_str());
+        let status = self.begun.map_or(0, |status| status.as_u16());
+        let told = Told { method, raw_path: b"", status, bytes_in: 0, bytes_out: 0 };
+        accounts.close(self, &told, self.started.elapsed());
+    }
 }
 
 /// Counts a request as under way until it is dropped: what a shutdown waits for.

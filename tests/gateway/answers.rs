@@ -7,10 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::{
-    Blunt, Browser, Checked, Config, Gateway, Request, Response, Setup, Wire, eventually, navigation, raw,
-    send,
+    Blunt, Browser, Checked, Config, Gateway, PATIENCE, Request, Response, Setup, Wire, eventually,
+    navigation, raw, send,
 };
 
 /// A request that leaves its connection open.
@@ -239,6 +242,8 @@ async fn files_are_served_with_what_a_browser_needs_to_know() -> Checked {
         ("/.well-known/security.txt", "text/plain; charset=utf-8", "Contact: x"),
         ("/inside.txt", "text/plain; charset=utf-8", "0123456789"),
         ("/inside/plain.txt", "text/plain; charset=utf-8", "0123456789"),
+        // Whoever made the link meant it: Kubernetes mounts whole folders so.
+        ("/hidden-by-link.txt", "text/plain; charset=utf-8", "SECRET=1"),
         ("/spa/docs/", "text/html; charset=utf-8", "<p>é"),
     ] {
         for method in ["GET", "HEAD"] {
@@ -608,6 +613,24 @@ async fn a_file_that_shrinks_while_it_is_sent_is_no_whole_answer() -> Checked {
 }
 
 #[tokio::test]
+async fn a_file_that_grows_while_it_is_sent_is_as_long_as_was_said() -> Checked {
+    const LENGTH: usize = 24 * 1024 * 1024 + 1;
+    let site = Site::new()?;
+    let file = fs::File::create(site.root().join("growing.bin"))?;
+    file.set_len(LENGTH as u64)?;
+    let setup = Setup::with(site.config()).await?;
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    wire.send(&lasting("GET", &setup.url("/growing.bin")).bytes()).await?;
+    assert_eq!(wire.head().await?.expect(200)?.header("content-length"), Some(LENGTH.to_string().as_str()));
+    wire.exactly(1024).await?;
+    file.set_len(2 * LENGTH as u64)?;
+    wire.exactly(LENGTH - 1024).await?;
+    let next = exchange(&mut wire, &lasting("GET", &setup.url("/docs/plain.txt"))).await?;
+    assert_eq!(next.expect(200)?.text(), "0123456789");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_folder_can_be_changed_for_another_release_at_once() -> Checked {
     let folder = tempfile::tempdir()?;
     for release in ["one", "two"] {
@@ -631,8 +654,9 @@ async fn a_folder_can_be_changed_for_another_release_at_once() -> Checked {
 async fn files_and_refusals_go_over_http2_as_well() -> Checked {
     let site = Site::new()?;
     let config = site.config().top("listen: [{ address: $LISTEN, h2c: true }]");
-    let config =
-        config.route("name: short, path: /short, access: public, upstream: $UPSTREAM, body_limit: 10B");
+    let config = config
+        .route("name: short, path: /short, access: public, upstream: $UPSTREAM, body_limit: 10B")
+        .route("name: api, path: /api, teams: [acme], upstream: $UPSTREAM, cors_preflight: pass");
     let setup = Setup::with(config).await?;
     let url = setup.url("/docs/plain.txt");
     let status = ["--http2-prior-knowledge", "--write-out", " %{http_code} %{http_version}"];
@@ -653,6 +677,20 @@ async fn files_and_refusals_go_over_http2_as_well() -> Checked {
         asked(vec!["--header".into(), "Content-Length:".into(), "--data-binary".into(), body, short]).await?;
     assert!(refused.ends_with(" 413 2"), "{refused}");
     assert!(setup.upstream.received().iter().all(|request| request.body.len() <= 10));
+    // A preflight has no body, announced or not.
+    let preflight = |more: &[&str]| {
+        let fixed = ["--request", "OPTIONS", "--header", "Origin: https://a.example", "--header"];
+        let api = setup.url("/api");
+        let all = [&fixed[..], &["Access-Control-Request-Method: PUT"], more, &[api.as_str()]].concat();
+        all.iter().map(ToString::to_string).collect::<Vec<String>>()
+    };
+    let passed = asked(preflight(&[])).await?;
+    assert!(passed.ends_with(" 200 2"), "{passed}");
+    let refused = asked(preflight(&["--header", "Content-Length:", "--data", "x"])).await?;
+    assert!(refused.ends_with(" 413 2"), "{refused}");
+    let refused = asked(preflight(&["--data", "x"])).await?;
+    assert!(refused.ends_with(" 401 2"), "{refused}");
+    assert!(setup.upstream.received_at("/api").iter().all(|request| request.body.is_empty()));
     Ok(())
 }
 
@@ -867,6 +905,20 @@ async fn a_body_in_chunks_is_counted_while_it_streams() -> Checked {
 }
 
 #[tokio::test]
+async fn a_body_that_is_sent_again_is_counted_anew() -> Checked {
+    let blunt = Blunt::start().await?;
+    blunt.answers_and_closes("");
+    let upstreams = format!("upstreams: [\"http://{}\", $UPSTREAM]", blunt.address());
+    let setup = Setup::with(Config::default().route(&format!("{LIMITED}, {upstreams}, retries: 2"))).await?;
+    for round in 0..4 {
+        let response = send(&Request::new("PUT", &setup.url("/short")).body("x".repeat(600))).await?;
+        assert_eq!(response.expect(200)?.json()?["body"].as_str().map(str::len), Some(600), "{round}");
+    }
+    assert!(!blunt.heard().is_empty(), "nothing was sent again");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_answer_that_has_begun_is_cut_when_the_body_grows_too_long() -> Checked {
     let blunt = Blunt::start().await?;
     blunt.answers("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
@@ -950,7 +1002,17 @@ async fn an_early_answer_leaves_nothing_of_the_body_to_the_next_request() -> Che
 #[tokio::test]
 async fn who_is_still_sending_hears_why_not() -> Checked {
     let setup = Setup::with(Config::default().route(&format!("{LIMITED}, upstream: $UPSTREAM"))).await?;
-    for path in ["/short", "/wiki"] {
+    for (path, status) in [("/short", 413), ("/wiki", 401)] {
+        // A client that looks at what came back only once it has said everything.
+        let mut stream = TcpStream::connect(setup.gateway.address()).await?;
+        let request = lasting("POST", &setup.url(path)).body("x".repeat(32 * 1024 * 1024));
+        stream.write_all(&request.bytes()).await?;
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await??;
+        let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{path}: {answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{path}: {answer}");
+
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("upload");
         fs::File::create(&file)?.set_len(40 * 1024 * 1024)?;
@@ -967,8 +1029,7 @@ async fn who_is_still_sending_hears_why_not() -> Checked {
             &setup.url(path),
         ])
         .await?;
-        let expected = if path == "/short" { "413" } else { "401" };
-        assert_eq!(String::from_utf8_lossy(&out), expected, "{path}");
+        assert_eq!(String::from_utf8_lossy(&out), status.to_string(), "{path}");
     }
     Ok(())
 }

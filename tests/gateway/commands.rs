@@ -68,6 +68,8 @@ async fn explain_says_what_would_happen_and_why() -> Checked {
     let folder = folder(
         &Config::default()
             .route("name: strict, path: /strict, teams: [acme], max_age: 30s, upstream: $UPSTREAM")
+            .route("name: stripped, path: /stripped, access: public, strip_prefix: true, upstream: $UPSTREAM")
+            .route("name: moved, path: /moved, access: public, redirect: \"https://new.example.com\"")
             .route("name: shut, path: /shut, allow: [{ team: acme }], deny: [{ email_domain: evil.example }], upstream: $UPSTREAM")
             .route("name: several, path: /several, access: public, upstreams: [{ url: \"http://a:1\", weight: 3 }, \"http://b:2\"], balance: least-connections"),
     )?;
@@ -86,7 +88,15 @@ async fn explain_says_what_would_happen_and_why() -> Checked {
         ("/strict", &["--groups", "acme"], "allow", &["older than 30 s are not believed"]),
         ("/shut", &["--groups", "acme", "--email", "a@evil.example"], "deny", &["deny wins"]),
         ("/shut", &["--groups", "acme", "--email", "a@good.example"], "allow", &["may pass"]),
-        ("/several", &[], "allow", &["It leads to http://a:1 (3), http://b:2 (1), least-connections."]),
+        ("/public/x", &[], "allow", &["It is then forwarded to http://"]),
+        ("/stripped/x?y", &[], "allow", &["as `/x?y`."]),
+        ("/moved", &[], "allow", &["redirected with 302"]),
+        (
+            "/several",
+            &[],
+            "allow",
+            &["It is then forwarded to http://a:1 (3), http://b:2 (1), least-connections"],
+        ),
         ("/a%2fb", &[], "bad_request", &["400"]),
     ];
     for (path, more, decision, parts) in rows {

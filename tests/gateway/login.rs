@@ -199,7 +199,7 @@ async fn a_return_address_elsewhere_lands_on_the_front_page() -> Checked {
         format!("https://{here}/"),
         format!("ftp://{here}/"),
         format!("http://{here}.evil.test/"),
-        format!("/{}", "x".repeat(3_000)),
+        format!("/{}", "x".repeat(5_000)),
     ]);
     let front = setup.url("/");
     for attack in &attacks {

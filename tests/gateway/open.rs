@@ -29,6 +29,14 @@ async fn sockets(config: Config) -> Checked<Setup> {
     Setup::with(app.routes(config, "ws").route(&lobby)).await
 }
 
+/// Only for `acme`, so that asking about somebody is one question.
+fn of_acme(config: Config) -> Config {
+    config.bitbucket("teams: [acme]").routes(
+        "- { name: wiki, path: /, teams: [acme], upstream: $UPSTREAM }\n\
+         - { name: lobby, path: /lobby, access: signed-in, upstream: $UPSTREAM }",
+    )
+}
+
 async fn socket(setup: &Setup, browser: &Browser, target: &str) -> Checked<Socket> {
     let cookie = browser.cookie_header(&setup.url("/"))?.unwrap_or_default();
     let opened = open(setup, target, &[("Cookie", &cookie)]).await?;
@@ -178,10 +186,7 @@ async fn who_loses_a_team_loses_what_it_opened_and_keeps_what_it_did_not() -> Ch
 
 #[tokio::test]
 async fn who_is_in_none_of_the_teams_any_more_loses_everything() -> Checked {
-    let config = Config::default()
-        .bitbucket("teams: [acme]")
-        .routes("- { name: wiki, path: /, teams: [acme], upstream: $UPSTREAM }\n- { name: lobby, path: /lobby, access: signed-in, upstream: $UPSTREAM }")
-        .top("directory: { refresh_after: 1s }");
+    let config = of_acme(Config::default()).top("directory: { refresh_after: 1s }");
     let setup = sockets(config).await?;
     let ben = setup.signed_in("ben").await?;
     let mut lobby = socket(&setup, &ben, "/lobby/ws").await?;
@@ -291,11 +296,11 @@ async fn silence_of_bitbucket_ends_nothing_within_the_grace_and_everything_after
 /// Bitbucket may take longer to answer than an answer is good for.
 async fn an_answer_that_takes_its_time_ends_nothing_and_one_that_takes_for_ever_does() -> Checked {
     let ages = "directory: { refresh_after: 1s, max_age: 2s, outage_grace: 0s }";
-    let setup = sockets(Config::default().top(ages)).await?;
+    let setup = sockets(of_acme(Config::default()).top(ages)).await?;
     let ben = setup.signed_in("ben").await?;
     let mut bens = socket(&setup, &ben, "/team/ws").await?;
     let slow = |by: u64| Fault::new("*", FaultKind::Slow(Duration::from_secs(by)));
-    setup.simulator.with(|world| world.fault(slow(3)));
+    setup.simulator.with(|world| world.fault(slow(2)));
     assert!(timeout(Duration::from_secs(7), bens.next()).await.is_err(), "it ended, or something came");
     setup.simulator.with(|world| {
         world.clear_faults();
@@ -370,6 +375,11 @@ async fn event_streams_polls_downloads_and_uploads_end_before_their_end() -> Che
     upload.send(b"first").await?;
     let mut heard = Vec::new();
     read_until(&mut app_of_upload, &mut heard, b"first").await?;
+    // One that the app does not take: nobody reads what the client says, and nobody waits for it.
+    let post = lasting("POST", &setup.url("/team/app")).header("Cookie", &bens);
+    let (mut stuck, mut app_of_stuck) = begin(post.header("Content-Length", "1000000000")).await?;
+    let much = vec![b'x'; 1 << 20];
+    while timeout(Duration::from_millis(300), stuck.send(&much)).await.is_ok() {}
     let (mut other, mut app_of_other) = begin(get(&anns)).await?;
     let public = lasting("GET", &setup.url("/app")).header("Cookie", &bens);
     let (mut nobodys, mut app_of_nobodys) = begin(public).await?;
@@ -384,10 +394,16 @@ async fn event_streams_polls_downloads_and_uploads_end_before_their_end() -> Che
     assert!(!cut.ends_with(b"firstfinal") && !cut.starts_with(b"HTTP/1.1 5"), "{}", cut.escape_ascii());
     assert!(chunked.rest().await?.ends_with(b"5\r\nfirst\r\n"));
     assert_eq!(upload.rest().await?, b"");
+    assert_eq!(stuck.rest().await?, b"");
     assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
-    for stream in
-        [&mut app_of_events, &mut app_of_poll, &mut app_of_download, &mut app_of_chunked, &mut app_of_upload]
-    {
+    for stream in [
+        &mut app_of_events,
+        &mut app_of_poll,
+        &mut app_of_download,
+        &mut app_of_chunked,
+        &mut app_of_upload,
+        &mut app_of_stuck,
+    ] {
         closed(stream).await?;
     }
     for stream in [&mut app_of_other, &mut app_of_nobodys] {
@@ -395,11 +411,11 @@ async fn event_streams_polls_downloads_and_uploads_end_before_their_end() -> Che
     }
     assert_eq!(other.response().await?.expect(200)?.text(), "good");
     assert_eq!(nobodys.response().await?.expect(200)?.text(), "good");
-    let records = setup.gateway.recorded("connection_ended", 5).await?;
+    let records = setup.gateway.recorded("connection_ended", 6).await?;
     let of = |kind: &str| records.iter().filter(|record| record["kind"] == kind).count();
-    assert_eq!((of("events"), of("stream")), (1, 4), "{records:?}");
+    assert_eq!((of("events"), of("stream")), (1, 5), "{records:?}");
     eventually("their access lines say why", async || {
-        Ok(setup.gateway.access().iter().filter(|line| line["reason"] == "signed out").count() == 5)
+        Ok(setup.gateway.access().iter().filter(|line| line["reason"] == "signed out").count() == 6)
     })
     .await
 }

@@ -525,6 +525,37 @@ async fn a_renewed_certificate_is_shown_and_a_broken_one_is_not() -> Checked {
 }
 
 #[tokio::test]
+async fn a_certificate_that_ends_soon_is_told_of_once() -> Checked {
+    #[expect(clippy::disallowed_methods, reason = "the program reads the real clock")]
+    let tomorrow = time::OffsetDateTime::now_utc() + Duration::from_secs(86_400);
+    let authority = Authority::new()?;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(vec!["gate.example.test".to_owned()])?;
+    params.not_after = tomorrow;
+    let issued = params.signed_by(&key, &authority.issuer)?;
+    let der = issued.der().to_vec();
+    authority.write("gate", &Issued { cert: issued.pem(), key: key.serialize_pem(), der })?;
+    authority.issue_as("apps", &["*.apps.example.test"])?;
+    let setup = Setup::with_variables(config(), &authority.variables()).await?;
+    assert!(
+        setup
+            .gateway
+            .stderr()
+            .iter()
+            .any(|line| line.starts_with("warning: ") && line.contains("; renew it"))
+    );
+    setup.gateway.logged("expires soon; renew it").await?;
+    // When this is shown, the files have been looked at again.
+    let renewed = authority.issue_as("apps", &["*.apps.example.test"])?;
+    let port = setup.gateway.address().port();
+    let shown = async || Ok(shown_certificate(port, "a.apps.example.test").await? == renewed.der);
+    eventually("the other is shown", shown).await?;
+    let told = setup.gateway.log().iter().filter(|line| line["level"] == "warn").count();
+    assert_eq!(told, 1, "{:?}", setup.gateway.log());
+    Ok(())
+}
+
+#[tokio::test]
 async fn fifty_certificates_come_and_go_and_no_handshake_fails() -> Checked {
     let (authority, setup) = serving(config()).await?;
     let port = setup.gateway.address().port();

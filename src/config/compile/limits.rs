@@ -1,6 +1,6 @@
 //! What protects from clients that ask for too much or are too slow.
 //!
-//! Owns: [`limits`] and the rules on `limits`. Must not know: who keeps them.
+//! Owns: `limits` and the rules on `limits`. Must not know: who keeps them.
 
 use crate::config::compile::Findings;
 use crate::config::document::Document;
