@@ -278,7 +278,7 @@ async fn under_load_no_request_fails_and_nothing_leaks() -> Checked {
     let setup = Setup::with(listening().top("log: { access: false, format: json }").routes(&routes)).await?;
     let cookie = setup.signed_in("ann").await?.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
     let cookie = format!("Cookie: {cookie}");
-    let (seconds, requests) = (size("1s", "10s"), size("500", "50000"));
+    let (seconds, requests) = (size("1s", "10s"), size("500", "20000"));
     let (mut memory, mut files) = (0, 0);
     for round in 0..size(2, 4) {
         for target in [setup.url("/open"), setup.url("/team")] {
