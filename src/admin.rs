@@ -1,12 +1,20 @@
-//! The operator's address: health, readiness, metrics, keys. A second axum Router on a listener of its own.
+//! The operator's address: health, readiness, metrics, keys, sessions. A second axum Router on a listener of its
+//! own.
 //!
-//! Owns: [`router`], [`serve`], [`Probes`]. Must not know: what the checks look at, where keys come from.
+//! Owns: [`router`], [`serve`], [`Probes`], who may ask. Must not know: what the checks look at, where keys come
+//! from.
 //!
-//! Nothing here changes anything, and nothing here can be reached through a route: it is another listener, on
-//! loopback unless the configuration gives a token.
+//! Nothing here can be reached through a route: it is another listener, on loopback unless the configuration
+//! gives a token. What changes something stands below `/api/`, and there a page in a browser of this machine is
+//! not taken for an operator.
+
+mod call;
+mod keys;
+mod sessions;
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,13 +22,23 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
+use crate::assertion::Assertions;
+use crate::clock::Clock;
+use crate::keys::Keyring;
+use crate::live::Live;
 use crate::secret::Secret;
+use crate::session;
+use crate::snapshot::Current;
+use crate::store::Store;
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{self, Metrics};
 
 /// How the operator's address is guarded.
@@ -41,6 +59,42 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The current JWKS document.
     pub jwks: Box<dyn Fn() -> Bytes + Send + Sync>,
+    /// What stands below `/api/`; without it there is nothing.
+    pub api: Option<Api>,
+}
+
+/// What operators can look at and change.
+#[derive(Clone)]
+pub struct Api {
+    /// The sessions.
+    pub live: Live,
+    /// What needs which key.
+    pub store: Store,
+    /// The keys that sign.
+    pub assertions: Assertions,
+    /// The keys that seal.
+    pub ring: Arc<Keyring>,
+    /// How long sessions live, how assertions are made.
+    pub current: Current,
+    /// The time.
+    pub clock: Clock,
+    /// Where it is put on record.
+    pub telemetry: Telemetry,
+}
+
+impl Api {
+    fn sessions(&self) -> session::Settings {
+        self.current.load().gate.session
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/api/sessions", get(sessions::list).delete(sessions::end_many))
+            .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end_one))
+            .route("/api/keys", get(keys::list))
+            .route("/api/keys/signing", post(keys::rotate))
+            .with_state(Arc::new(self))
+    }
 }
 
 impl fmt::Debug for Admin {
@@ -103,20 +157,26 @@ impl Probes {
 }
 
 /// Every path of the operator's address.
-pub fn router(admin: Admin) -> Router {
+pub fn router(mut admin: Admin) -> Router {
+    let api = admin.api.take().map_or_else(Router::new, Api::router);
     let admin = Arc::new(admin);
     let guarded = Router::new()
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/.teamgate/jwks.json", get(jwks))
+        .with_state(admin.clone())
+        .merge(api.layer(middleware::from_fn_with_state(admin.clone(), no_page)))
         // the fallbacks stand behind the guard too: who has no token learns of no path
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such path") })
-        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "GET only") })
-        .layer(middleware::from_fn_with_state(Arc::clone(&admin), guard));
-    let open = Router::new()
-        .route("/healthz", get(|| async { "ok" }))
-        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "GET only") });
-    guarded.merge(open).layer(middleware::map_response(harden)).with_state(admin)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(admin, guard));
+    let open =
+        Router::new().route("/healthz", get(|| async { "ok" })).method_not_allowed_fallback(not_allowed);
+    guarded.merge(open).layer(middleware::map_response(harden))
+}
+
+async fn not_allowed() -> Response {
+    problem(StatusCode::METHOD_NOT_ALLOWED, "not with this method; see `Allow`")
 }
 
 /// Serves `router` on `listener` until `shutdown` is done and open requests are answered.
@@ -131,7 +191,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
@@ -172,6 +233,47 @@ async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     refusal
 }
 
+/// Where no token is asked for, everything on this machine may call, and that includes the browser of whoever sits
+/// at it, with pages from anywhere. So nothing is done here for a page: not what it sends across sites (`Origin`,
+/// `Sec-Fetch-Site`, or a form's content type), and not what it sends to a name of its own that resolves to this
+/// address (DNS rebinding). With a token none of this works, since no browser adds it by itself.
+async fn no_page(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if admin.settings.token.is_none()
+        && let Some(why) = from_a_page(request.headers())
+    {
+        return problem(StatusCode::FORBIDDEN, why);
+    }
+    next.run(request).await
+}
+
+/// Why a request may come from a page, if it may.
+fn from_a_page(headers: &HeaderMap) -> Option<&'static str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let json = |kind: &str| kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json");
+    if headers.contains_key(ORIGIN) {
+        return Some("not for pages: the request has an `Origin`");
+    }
+    if headers.get("sec-fetch-site").is_some_and(|site| site.as_bytes() != b"none") {
+        return Some("not for pages: the request has a `Sec-Fetch-Site`");
+    }
+    if headers.contains_key(CONTENT_TYPE) && !text(CONTENT_TYPE).is_some_and(json) {
+        return Some("not for pages: a body here is `application/json`, if there is one");
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(only), None) => only.to_str().unwrap_or(""),
+        _ => "",
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let is_here = name.eq_ignore_ascii_case("localhost")
+        || address.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    (!is_here).then_some("the `Host` is another than this machine; use 127.0.0.1, [::1] or localhost")
+}
+
 /// The token of the one `Authorization: Bearer …` (RFC 6750 §2.1). Two such headers are ambiguous and count for
 /// none.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -190,9 +292,16 @@ async fn harden(mut response: Response) -> Response {
 }
 
 fn problem(status: StatusCode, detail: &str) -> Response {
+    problem_with(status, detail, json!({}))
+}
+
+/// RFC 9457, with members of its own in `more`.
+fn problem_with(status: StatusCode, detail: &str, mut more: Value) -> Response {
     let title = status.canonical_reason().unwrap_or("error");
-    let body = json!({ "status": status.as_u16(), "title": title, "detail": detail });
-    typed(status, "application/problem+json", body.to_string())
+    more["status"] = json!(status.as_u16());
+    more["title"] = json!(title);
+    more["detail"] = json!(detail);
+    typed(status, "application/problem+json", more.to_string())
 }
 
 fn typed(status: StatusCode, content_type: &'static str, body: impl IntoResponse) -> Response {
@@ -217,6 +326,7 @@ mod tests {
             probes: Arc::new(probes),
             metrics: Telemetry::unheard()?.metrics,
             jwks: Box::new(|| Bytes::from_static(br#"{"keys":[]}"#)),
+            api: None,
         })
     }
 
@@ -328,6 +438,43 @@ mod tests {
             }
         }
         assert_eq!(ask(&router, "POST", "/metrics", &[]).await?.0, 401);
+        Ok(())
+    }
+
+    #[test]
+    fn a_page_is_not_taken_for_an_operator() -> Outcome {
+        let here = ("host", "127.0.0.1:9090");
+        let rows: [(&[(&'static str, &str)], bool); 22] = [
+            (&[here], true),
+            (&[("host", "localhost:9090")], true),
+            (&[("host", "LOCALHOST")], true),
+            (&[("host", "[::1]:9090")], true),
+            (&[("host", "[::1]")], true),
+            (&[("host", "127.0.0.2")], true),
+            (&[here, ("content-type", "application/json; charset=utf-8")], true),
+            (&[here, ("sec-fetch-site", "none")], true),
+            (&[], false),
+            (&[here, here], false),
+            (&[("host", "evil.example:9090")], false),
+            (&[("host", "127.0.0.1.evil.example")], false),
+            (&[("host", "localhost.evil.example:9090")], false),
+            (&[("host", "10.0.0.1:9090")], false),
+            (&[("host", "evil.example:127.0.0.1")], false),
+            (&[here, ("origin", "null")], false),
+            (&[here, ("origin", "http://127.0.0.1:9090")], false),
+            (&[here, ("sec-fetch-site", "cross-site")], false),
+            (&[here, ("sec-fetch-site", "same-site")], false),
+            (&[here, ("sec-fetch-site", "same-origin")], false),
+            (&[here, ("content-type", "application/x-www-form-urlencoded")], false),
+            (&[here, ("content-type", "text/plain; application/json")], false),
+        ];
+        for (fields, passes) in rows {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_str(value)?);
+            }
+            assert_eq!(from_a_page(&headers).is_none(), passes, "{fields:?}");
+        }
         Ok(())
     }
 

@@ -4,8 +4,10 @@
 //! Must not know: how any part works.
 
 mod assemble;
+mod secret;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,11 +21,12 @@ use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin, Probes};
+use self::secret::Follower;
+use crate::admin::{self, Admin, Api, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
-use crate::clock::Clock;
-use crate::config::compile::Compiled;
+use crate::clock::{Clock, Timestamp};
+use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
 use crate::directory::requery::keep_young;
 use crate::entropy::Entropy;
@@ -41,9 +44,11 @@ use crate::proxy::Proxy;
 use crate::proxy::accounts::Accounts;
 use crate::proxy::balance::Pools;
 use crate::proxy::facts::RequestIds;
+use crate::secret::Secret;
+use crate::session;
 use crate::snapshot::Current;
 use crate::store::{self, Store};
-use crate::telemetry::audit::Event;
+use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::Freshness;
 use crate::telemetry::{self, Telemetry};
 use crate::throttle::Throttle;
@@ -73,6 +78,14 @@ pub enum Error {
         address: SocketAddr,
         /// Where it stands in the configuration.
         key: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file with the admin address's token.
+    #[error("{}: cannot be made ({source}); let the user that runs teamgate own its folder, or put a token there", file.display())]
+    AdminToken {
+        /// The file.
+        file: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
@@ -109,6 +122,7 @@ pub struct App {
     listeners: Vec<Bound>,
     certificates: Arc<Mutex<reload::Watch>>,
     admin: TcpListener,
+    admin_token: Option<Arc<Secret<String>>>,
     health: Arc<Health>,
     open: Open,
     under_way: Arc<AtomicUsize>,
@@ -142,7 +156,9 @@ impl App {
             listen.into_iter().map(bound).collect::<Result<Vec<Bound>, Error>>()?
         };
         let admin = bind(compiled.admin.address, "admin.address")?;
-        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy)?;
+        let admin_token =
+            compiled.admin.token.as_ref().map(|token| admin_token(token, &entropy)).transpose()?;
+        let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy, clock.now())?;
         let ring = Arc::new(ring);
         let store =
             Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
@@ -192,6 +208,7 @@ impl App {
             listeners,
             certificates,
             admin,
+            admin_token,
             health: Arc::new(Health::default()),
             open: Open::default(),
             under_way,
@@ -367,7 +384,7 @@ impl App {
             self.clock.clone(),
             self.telemetry.clone(),
         );
-        self.runtime.spawn(every(Duration::from_secs(60), move || {
+        self.runtime.spawn(every(Duration::from_secs(10), move || {
             let (assertions, current, now, telemetry) =
                 (assertions.clone(), current.load_full(), clock.now(), telemetry.clone());
             async move {
@@ -392,17 +409,40 @@ impl App {
             std::future::ready(())
         }));
 
-        let (store, current, clock, telemetry) =
-            (self.store.clone(), self.current.clone(), self.clock.clone(), self.telemetry.clone());
-        self.runtime.spawn(every(Duration::from_secs(600), move || {
-            let (store, current, now, telemetry) =
-                (store.clone(), current.load_full(), clock.now(), telemetry.clone());
+        let sweeper = Sweeper {
+            live: self.services.live.clone(),
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let (current, clock) = (self.current.clone(), self.clock.clone());
+        self.runtime.spawn(every(self.sweep_every(), move || {
+            let (sweeper, current, now) = (sweeper.clone(), current.load_full(), clock.now());
             async move {
-                if let Err(error) = store.sweep(now, &current.gate.session).await {
-                    telemetry.warn_limited("store", now, &error);
+                if let Err(error) = sweeper.sweep(&current.gate.session, now).await {
+                    sweeper.telemetry.warn_limited("store", now, &error);
                 }
             }
         }));
+
+        let mut follower = Follower::new(
+            &self.compiled.secret_file,
+            self.services.gate.keyring.clone(),
+            self.store.clone(),
+            self.telemetry.clone(),
+        );
+        let clock = self.clock.clone();
+        self.runtime.spawn(async move {
+            loop {
+                follower.step(clock.now()).await;
+                tokio::time::sleep(secret::LOOK_EVERY).await;
+            }
+        });
+    }
+
+    /// Often enough that what is over is gone soon after, measured by how soon things are over here.
+    fn sweep_every(&self) -> Duration {
+        self.compiled.session.idle.clamp(Duration::from_secs(2), Duration::from_secs(600))
     }
 
     fn watch_certificates(&self) {
@@ -455,15 +495,46 @@ impl App {
             metrics.corrupted_records.inc_by(spoiled);
         });
         let assertions = self.services.assertions.clone();
+        let api = Api {
+            live: self.services.live.clone(),
+            store: self.store.clone(),
+            assertions: assertions.clone(),
+            ring: self.services.gate.keyring.clone(),
+            current: self.current.clone(),
+            clock: self.clock.clone(),
+            telemetry: self.telemetry.clone(),
+        };
         let router = admin::router(Admin {
-            settings: admin::Settings { token: self.compiled.admin.token.clone() },
+            settings: admin::Settings { token: self.admin_token.clone() },
             probes,
             metrics: self.telemetry.metrics.clone(),
             jwks: Box::new(move || assertions.jwks()),
+            api: Some(api),
         });
         if let Ok(listener) = self.admin.try_clone() {
             self.runtime.spawn(admin::serve(listener, router, std::future::pending()));
         }
+    }
+}
+
+/// Removes what is over from the store.
+#[derive(Clone)]
+struct Sweeper {
+    live: Live,
+    store: Store,
+    directory: Directory,
+    telemetry: Telemetry,
+}
+
+impl Sweeper {
+    /// Sessions first, and then the tokens of those who have none left.
+    async fn sweep(&self, settings: &session::Settings, now: Timestamp) -> Result<(), store::Error> {
+        // The store judges by the last use that it knows of.
+        self.live.tidy(settings, now).await?;
+        let swept = self.store.sweep(now, settings).await?;
+        self.telemetry.metrics.sessions_ended.of(EndReason::Expired).inc_by(swept.sessions as u64);
+        self.directory.forget_all_unused(now).await?;
+        Ok(())
     }
 }
 
@@ -524,7 +595,111 @@ fn bound(listen: Listen) -> Result<Bound, Error> {
     Bound::new(listen).map_err(|source| Error::Listen { address, key: "listen.address", source })
 }
 
+/// The token that operators show, made where there is none yet.
+fn admin_token(token: &Token, entropy: &Entropy) -> Result<Arc<Secret<String>>, Error> {
+    let file = match token {
+        Token::Known(token) => return Ok(token.clone()),
+        Token::ToBeMade(file) => file,
+    };
+    let fault = |source| Error::AdminToken { file: file.clone(), source };
+    let made = Secret::new(entropy.token::<32>());
+    match secret_text::create(file, &made, entropy) {
+        Ok(()) => {
+            tracing::info!(file = %file.display(), "the admin address has a new token");
+            Ok(Arc::new(made))
+        }
+        // Another process made it a moment ago.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let read = secret_text::read(file).map_err(|error| fault(std::io::Error::other(error)))?;
+            Ok(Arc::new(read.secret))
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
+
 /// Takes an address for operators.
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
     TcpListener::bind(address).map_err(|source| Error::Listen { address, key, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Known;
+    use crate::identity::{AccountId, Claims, VerifiedIdentity};
+    use crate::live::Browser;
+    use crate::membership::Membership;
+    use crate::session::SessionKey;
+    use crate::store::Grant;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    const SETTINGS: session::Settings =
+        session::Settings { lifetime: Duration::from_secs(10_000), idle: Duration::from_secs(1_000) };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_800_000_000 + seconds)
+    }
+
+    /// Somebody who signs in at `now`.
+    async fn signed_in(sweeper: &Sweeper, person: u8, session: u8, now: Timestamp) -> Outcome {
+        let claims = Claims {
+            account: AccountId::from_bytes([person; 16]),
+            display_name: "Ann".into(),
+            nickname: None,
+            email: None,
+        };
+        let known = Known {
+            identity: VerifiedIdentity::vouched_for(claims),
+            profile_as_of: now,
+            membership: Membership::new(now, Vec::new()),
+        };
+        let grant = Grant {
+            access_token: Secret::new("access".to_owned()),
+            refresh_token: None,
+            expires_at: now.plus(Duration::from_secs(7_200)),
+            scopes: None,
+            obtained_at: now,
+            refreshing_since: None,
+        };
+        let account = sweeper.directory.learn(known, &grant, now).await?;
+        sweeper.live.begin(SessionKey([session; 32]), account, Browser::default(), now).await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_tokens_of_whose_last_session_expired_go_with_it() -> Outcome {
+        let (folder, entropy, clock) = (tempfile::tempdir()?, Entropy::system(), Clock::manual(at(0)));
+        let telemetry = Telemetry::unheard()?;
+        let ring = Arc::new(Keyring::ephemeral(&entropy)?);
+        let store = Store::open(folder.path(), ring, entropy, telemetry.metrics.clone())?;
+        let runtime = tokio::runtime::Handle::current();
+        let directory = Directory::new(store.clone(), clock, telemetry.clone(), runtime);
+        let live = Live::new(store.clone(), directory.clone());
+        let sweeper = Sweeper { live, store: store.clone(), directory, telemetry };
+        let holders = async || store.accounts_with_grant(None, 10).await;
+        let (ann, ben, cleo) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]), 3);
+        signed_in(&sweeper, 1, 1, at(0)).await?;
+        signed_in(&sweeper, 2, 2, at(0)).await?;
+        signed_in(&sweeper, 2, 3, at(900)).await?;
+        // In use, which the store knows only when it is tidied.
+        assert!(sweeper.live.in_memory(&SessionKey([3; 32]), &SETTINGS, at(1_500)).is_some());
+        sweeper.sweep(&SETTINGS, at(999)).await?;
+        assert_eq!(holders().await?, [ann, ben]);
+
+        sweeper.sweep(&SETTINGS, at(2_000)).await?;
+        assert_eq!(store.session_count().await?, 1);
+        assert_eq!(holders().await?, [ben]);
+        assert_eq!(sweeper.telemetry.metrics.sessions_ended.of(EndReason::Expired).get(), 2);
+
+        // One that signs in at this moment has written a grant and not yet a session: it stays.
+        store.end_session(SessionKey([3; 32])).await?;
+        signed_in(&sweeper, cleo, 4, at(2_000)).await?;
+        store.end_session(SessionKey([4; 32])).await?;
+        sweeper.sweep(&SETTINGS, at(2_030)).await?;
+        assert_eq!(holders().await?, [AccountId::from_bytes([cleo; 16])]);
+        sweeper.sweep(&SETTINGS, at(2_100)).await?;
+        assert_eq!(holders().await?, []);
+        Ok(())
+    }
 }

@@ -17,7 +17,8 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::directory::Known;
 use crate::entropy::Entropy;
-use crate::keys::{Algorithm, RotationSettings, SigningKeys, signing};
+use crate::keys::signing::{self, Signer};
+use crate::keys::{Algorithm, RotationSettings, SigningKeys};
 use crate::membership::Team;
 use crate::route::Route;
 use crate::route::identity_out::{Field, GroupSelection, PlainHeaders};
@@ -94,6 +95,7 @@ pub struct Outgoing {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     known: Arc<Known>,
     made_until: Timestamp,
+    kid: Box<str>,
     audience: Box<str>,
     route: Arc<Route>,
 }
@@ -111,12 +113,15 @@ impl Cache {
         route: &Arc<Route>,
         audience: &str,
         known: &Arc<Known>,
+        keys: &SigningKeys,
         now: Timestamp,
     ) -> Option<Arc<Outgoing>> {
         let made = self.0.load();
         let found =
             made.iter().find(|made| Arc::ptr_eq(&made.route, route) && *made.audience == *audience)?;
-        (now < found.made_until && Arc::ptr_eq(&found.known, known)).then(|| found.clone())
+        // A key that is gone is gone for what it signed, too: it may have been distrusted a moment ago.
+        let is_good = now < found.made_until && Arc::ptr_eq(&found.known, known) && keys.has(&found.kid);
+        is_good.then(|| found.clone())
     }
 
     fn keep(&self, outgoing: &Arc<Outgoing>) {
@@ -155,6 +160,8 @@ pub struct Assertions(Arc<Inner>);
 
 struct Inner {
     keys: ArcSwap<SigningKeys>,
+    /// The key that the audit log knows to sign.
+    announced: ArcSwap<String>,
     store: Store,
     entropy: Entropy,
     telemetry: Telemetry,
@@ -185,7 +192,8 @@ impl Assertions {
         now: Timestamp,
     ) -> Result<Assertions, Error> {
         let keys = current_keys(&store, settings, now).await?;
-        let inner = Inner { keys: ArcSwap::from_pointee(keys), store, entropy, telemetry };
+        let announced = ArcSwap::from_pointee(keys.signer(now).kid().to_owned());
+        let inner = Inner { keys: ArcSwap::from_pointee(keys), announced, store, entropy, telemetry };
         Ok(Assertions(Arc::new(inner)))
     }
 
@@ -196,13 +204,59 @@ impl Assertions {
     /// When the store does not give or take keys; those in memory go on signing.
     pub async fn rotate(&self, settings: &Settings, now: Timestamp) -> Result<(), Error> {
         let next = current_keys(&self.0.store, settings, now).await?;
-        let before = self.0.keys.swap(Arc::new(next.clone()));
-        let signs = next.signer(now).kid();
-        if before.signer(now).kid() != signs {
-            let event = Event::KeysRotated { purpose: "assertion", key: signs.to_owned() };
-            self.0.telemetry.audit.record(now, &event);
-        }
+        self.take(next, now);
         Ok(())
+    }
+
+    fn take(&self, next: SigningKeys, now: Timestamp) {
+        let signs = next.signer(now).kid().to_owned();
+        self.0.keys.store(Arc::new(next));
+        // Not by the set before: a key that takes its turn by the clock has been in it for an hour.
+        if *self.0.announced.swap(Arc::new(signs.clone())) != signs {
+            self.0.telemetry.audit.record(now, &Event::KeysRotated { purpose: "assertion", key: signs });
+        }
+    }
+
+    /// Has a new key made that takes over as soon as it has been published for an hour, whatever the calendar
+    /// says. Where one waits for its turn already, that one is enough.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not give or take keys; nothing is changed then.
+    pub async fn rotate_early(&self, settings: &Settings, now: Timestamp) -> Result<(), Error> {
+        let rotation = rotation(settings);
+        let early = replace(&self.0.store, settings, now, |keys| {
+            let one_waits = keys.all().iter().any(|key| key.signs_from() > now);
+            Ok((!one_waits).then(|| keys.rotate_early(now, &rotation)).transpose()?)
+        });
+        early.await?;
+        self.rotate(settings, now).await
+    }
+
+    /// Replaces every key by a new one that signs at once, and gives the names of those that are gone: for when
+    /// a key may be in other hands. Nothing that they signed is sent any more. Apps refuse the new assertions
+    /// until they have fetched the JWKS again, which good ones do when they meet a name that they do not know.
+    /// Other replicas follow at their next [`Assertions::rotate`].
+    ///
+    /// # Errors
+    ///
+    /// When the store does not give or take keys; nothing is changed then.
+    pub async fn distrust(&self, settings: &Settings, now: Timestamp) -> Result<Vec<String>, Error> {
+        let condemned: Vec<String> =
+            self.0.keys.load().all().iter().map(|key| key.kid().to_owned()).collect();
+        let next = replace(&self.0.store, settings, now, |keys| {
+            // Another replica may have done it in the same moment: then its key is as good as ours.
+            let still_there = condemned.iter().any(|kid| keys.has(kid));
+            Ok(still_there.then(|| SigningKeys::first(now, settings.algorithm)).transpose()?)
+        });
+        self.take(next.await?, now);
+        Ok(condemned)
+    }
+
+    /// What may be told of the keys, in the order in which they sign; and the name of the one that signs now.
+    pub fn keys(&self, now: Timestamp) -> (Vec<Arc<Signer>>, String) {
+        let keys = self.0.keys.load();
+        (keys.all().to_vec(), keys.signer(now).kid().to_owned())
     }
 
     /// The public keys, as a JWKS document (RFC 7517).
@@ -222,17 +276,24 @@ impl Assertions {
         occasion: &Occasion<'_>,
         now: Timestamp,
     ) -> Result<Arc<Outgoing>, Error> {
-        if let Some(made) = cache.find(occasion.route, occasion.audience, occasion.known, now) {
+        let keys = self.0.keys.load();
+        if let Some(made) = cache.find(occasion.route, occasion.audience, occasion.known, &keys, now) {
             self.0.telemetry.metrics.assertions.inc(AssertionSource::Cache);
             return Ok(made);
         }
-        let made = Arc::new(self.make(settings, occasion, now)?);
+        let made = Arc::new(self.make(settings, occasion, keys.signer(now), now)?);
         self.0.telemetry.metrics.assertions.inc(AssertionSource::Signed);
         cache.keep(&made);
         Ok(made)
     }
 
-    fn make(&self, settings: &Settings, occasion: &Occasion<'_>, now: Timestamp) -> Result<Outgoing, Error> {
+    fn make(
+        &self,
+        settings: &Settings,
+        occasion: &Occasion<'_>,
+        signer: &Signer,
+        now: Timestamp,
+    ) -> Result<Outgoing, Error> {
         let Occasion { route, audience, known, session, session_ends_at } = occasion;
         let identity = &known.identity;
         let groups = groups(settings, route, known);
@@ -253,7 +314,7 @@ impl Assertions {
             jti: self.0.entropy.token::<16>(),
             sid: session.short(),
         };
-        let assertion = self.0.keys.load().signer(now).sign(&claims)?;
+        let assertion = signer.sign(&claims)?;
         let mut headers = plain_headers(settings, route, known, &groups);
         if let Ok(value) = HeaderValue::try_from(assertion) {
             headers.push((settings.header.clone(), value));
@@ -263,6 +324,7 @@ impl Assertions {
             known: (*known).clone(),
             // A fifth of its life is left for the request to reach the app and for clocks that differ.
             made_until: now.plus(settings.lifetime * 4 / 5).min(*session_ends_at),
+            kid: signer.kid().into(),
             audience: (*audience).into(),
             route: (*route).clone(),
         })
@@ -271,21 +333,32 @@ impl Assertions {
 
 /// The keys as they should be at `now`: read, and where something is due, made and written.
 async fn current_keys(store: &Store, settings: &Settings, now: Timestamp) -> Result<SigningKeys, Error> {
-    let rotation = RotationSettings {
+    let rotation = rotation(settings);
+    replace(store, settings, now, |keys| Ok(keys.rotate(now, &rotation)?)).await
+}
+
+fn rotation(settings: &Settings) -> RotationSettings {
+    RotationSettings {
         every: settings.rotate_every,
         ..RotationSettings::for_assertions_of(settings.algorithm, settings.lifetime)
-    };
+    }
+}
+
+/// Reads the keys and writes what `change` makes of them, if anything; the first ones where there are none.
+async fn replace(
+    store: &Store,
+    settings: &Settings,
+    now: Timestamp,
+    change: impl Fn(&SigningKeys) -> Result<Option<SigningKeys>, Error>,
+) -> Result<SigningKeys, Error> {
     loop {
         let (stored, version) = store.signing_keys().await?;
-        let next = match &stored {
-            None => Some(SigningKeys::first(now, settings.algorithm)?),
-            Some(keys) => keys.rotate(now, &rotation)?,
-        };
-        let Some(next) = next else {
-            if let Some(keys) = stored {
-                return Ok(keys);
-            }
-            continue;
+        let next = match stored {
+            None => SigningKeys::first(now, settings.algorithm)?,
+            Some(keys) => match change(&keys)? {
+                Some(next) => next,
+                None => return Ok(keys),
+            },
         };
         match store.put_signing_keys(&next, version).await {
             Ok(_) => return Ok(next),
@@ -595,6 +668,56 @@ mod tests {
         let new =
             assertions.outgoing(&Cache::default(), &settings, &occasion(&route, &known), after(86_400))?;
         assert!(claims(&assertions, &new).is_ok());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_key_that_waits_for_its_turn_is_announced_when_it_takes_it() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let first = assertions.keys(NOW).1;
+        for _ in 0..3 {
+            assertions.rotate_early(&settings, NOW).await?;
+        }
+        let (keys, signs) = assertions.keys(NOW);
+        assert_eq!((keys.len(), &signs), (2, &first), "however often it is asked for");
+        assert_eq!(**assertions.0.announced.load(), first);
+        assertions.rotate(&settings, after(3_600)).await?;
+        assert_ne!(**assertions.0.announced.load(), first);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_a_distrusted_key_signed_is_not_sent_any_more_by_any_replica() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let here = assertions(folder.path(), &settings).await?;
+        let there =
+            Assertions::load(here.0.store.clone(), Telemetry::unheard()?, Entropy::system(), &settings, NOW)
+                .await?;
+        let (route, known, cache) = (route(IdentityOut::default())?, known(None, None), Cache::default());
+        let made = |by: &Assertions| by.outgoing(&cache, &settings, &occasion(&route, &known), NOW);
+        let old = made(&here)?;
+        assert!(claims(&there, &old).is_ok());
+        let first = here.keys(NOW).1;
+
+        // Both at once end up with one key.
+        let (one, other) = tokio::join!(here.distrust(&settings, NOW), there.distrust(&settings, NOW));
+        assert_eq!((one?, other?), (vec![first.clone()], vec![first]));
+        assert_eq!(here.jwks(), there.jwks());
+        assert!(claims(&here, &old).is_err(), "it is not published any more");
+        let new = made(&here)?;
+        assert!(!Arc::ptr_eq(&old, &new));
+        claims(&there, &new)?;
+
+        // One that is not asked follows when it looks.
+        let before = made(&there)?;
+        here.distrust(&settings, NOW).await?;
+        assert!(Arc::ptr_eq(&before, &made(&there)?));
+        there.rotate(&settings, NOW).await?;
+        assert!(!Arc::ptr_eq(&before, &made(&there)?));
+        assert_eq!(here.jwks(), there.jwks());
         Ok(())
     }
 

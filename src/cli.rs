@@ -1,11 +1,13 @@
-//! The command line: `run | dev | validate | explain | keys | health | version`.
+//! The command line: `run | dev | validate | explain | sessions | keys | health | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
 
+mod admin;
 mod explain;
 mod health;
 mod keys;
+mod sessions;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -41,7 +43,9 @@ enum Command {
     Validate(ConfigFile),
     /// Say which route a request meets, and who may pass it.
     Explain(explain::Explain),
-    /// Make, list and rotate the keys of a secret file.
+    /// List and end the sessions of a running gateway.
+    Sessions(sessions::Sessions),
+    /// Make, list and rotate keys.
     Keys(keys::Keys),
     /// Ask a running gateway whether it is alive: exit code 0 if so, 1 if not.
     Health(health::Health),
@@ -115,6 +119,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev(dev) => demonstrate(&dev),
         Command::Validate(file) => validate(&file),
         Command::Explain(explain) => explain.run(),
+        Command::Sessions(sessions) => sessions.run(),
         Command::Keys(keys) => keys.run(),
         Command::Health(health) => health.run(),
         Command::Version => {

@@ -38,6 +38,12 @@ impl Timestamp {
         self.0 / 1000
     }
 
+    /// What [`Timestamp`] prints, read again: RFC 3339. None before 1970, or for anything else.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        let seconds = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp();
+        u64::try_from(seconds).ok().map(Timestamp::from_unix_seconds)
+    }
+
     /// How long ago `earlier` was; zero when it lies in the future (a clock that was set back makes
     /// nothing older than it is, and nothing negative).
     pub const fn since(self, earlier: Timestamp) -> Duration {

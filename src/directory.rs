@@ -200,6 +200,9 @@ const CAPACITY: u64 = 100_000;
 /// How old a grant must be to be forgotten for want of sessions: longer than a sign-in takes to its end.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// How many accounts are looked at together for want of sessions.
+const FORGET_PAGE: usize = 256;
+
 /// The directory. Cheap to clone.
 #[derive(Clone)]
 pub struct Directory(Arc<Inner>);
@@ -405,8 +408,12 @@ impl Directory {
         joined
     }
 
-    /// Ends every session of an account and forgets its tokens.
-    pub async fn end(&self, account: &Account, why: EndReason) {
+    /// Ends every session of an account and forgets its tokens. How many sessions were written down as ended.
+    ///
+    /// # Errors
+    ///
+    /// When the store did not take it: the sessions in memory are over all the same, and it is in the log.
+    pub async fn end(&self, account: &Account, why: EndReason) -> Result<u64, store::Error> {
         account.set_condition(Condition::Ended);
         self.stir();
         let ended = self.0.store.end_account_sessions(account.id).await;
@@ -417,9 +424,11 @@ impl Directory {
             // In memory the sessions are over already; the store learns it when it is back and they are read.
             tracing::error!(account.id = %account.id, %error, "an ended account could not be written down");
         }
-        let count = ended.map_or(0, |keys| keys.len() as u64);
+        let count = ended.as_ref().map_or(0, |keys| keys.len() as u64);
         let event = Event::SessionsEnded { account: Some(account.id), reason: why, count };
         self.0.telemetry.audit.record(self.0.clock.now(), &event);
+        self.0.telemetry.metrics.sessions_ended.of(why).inc_by(count);
+        ended.and(forgotten).map(|_| count)
     }
 
     /// Forgets an account's tokens when its last session has ended: what nobody uses is not kept.
@@ -436,6 +445,28 @@ impl Directory {
             self.0.accounts.invalidate(&id);
         }
         Ok(())
+    }
+
+    /// Forgets the tokens of every account without a session: those whose last one expired, or was ended while the
+    /// store was away. How many accounts were looked at. Called by a timer, after expired sessions were swept.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot be asked or does not take it; the rest is for the next time.
+    pub async fn forget_all_unused(&self, now: Timestamp) -> Result<usize, store::Error> {
+        let (mut seen, mut after) = (0, None);
+        loop {
+            let page = self.0.store.accounts_with_grant(after, FORGET_PAGE).await?;
+            for id in &page {
+                self.forget_unused(*id, now).await?;
+            }
+            seen += page.len();
+            after = page.last().copied();
+            if after.is_none() {
+                return Ok(seen);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// What memory pressure does to an account.

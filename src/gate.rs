@@ -312,7 +312,7 @@ impl Gate {
         }
         match admitted.session.over(&settings.session, now) {
             None => {}
-            Some(Over::SignedOut) => return Recheck::Lost(Ending::SignedOut),
+            Some(Over::Ended(why)) => return Recheck::Lost(why.into()),
             Some(Over::AccountEnded) => return Recheck::Lost(Ending::Revoked),
             Some(Over::Expired) => return Recheck::Lost(Ending::Expired),
         }

@@ -1,18 +1,22 @@
 //! The keys that everything of ours is sealed, authenticated and signed with.
 //!
-//! Owns: the [`Keyring`] (from the secret file), what is derived from it ([`sealing`]), the keys that sign
-//! assertions and their rotation ([`signing`]), and their public half as a document ([`jwks`]).
+//! Owns: the [`Keyring`] (from the secret file), its replacement while running ([`reload`]), what is derived
+//! from it ([`sealing`]), the keys that sign assertions and their rotation ([`signing`]), and their public half
+//! as a document ([`jwks`]).
 //! Must not know: cookies, sessions, the store, what a claim means.
 
 pub mod jwks;
+pub mod reload;
 pub mod sealing;
 pub mod secret_file;
 pub mod signing;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 
 pub use self::sealing::Purpose;
 pub use self::signing::{Algorithm, RotationSettings, SigningKeys};
+use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::secret::Secret;
 
@@ -36,13 +40,33 @@ impl std::fmt::Display for KeyId {
     }
 }
 
+/// What [`KeyId`] prints, read again.
+impl std::str::FromStr for KeyId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<KeyId, Self::Err> {
+        u32::from_str_radix(text, 16).map(|name| KeyId(name.to_be_bytes()))
+    }
+}
+
 /// One line of the secret file: 32 random bytes.
 pub type MasterKey = Secret<[u8; 32]>;
 
 /// The master keys in order: the first seals, all open, so that keys rotate without signing anybody out.
 /// The master keys themselves are forgotten; what is kept are the subkeys, one pair per [`Purpose`].
+///
+/// Whoever shares a ring sees the same keys at once after [`Keyring::become_like`].
 pub struct Keyring {
-    keys: Vec<sealing::Subkeys>,
+    keys: ArcSwap<Vec<sealing::Subkeys>>,
+}
+
+/// What may be told of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyFacts {
+    /// Its name.
+    pub id: KeyId,
+    /// When it was made, if the file says so.
+    pub made_at: Option<Timestamp>,
 }
 
 /// Why keys make no ring.
@@ -72,6 +96,10 @@ impl Keyring {
     ///
     /// None, too many, or one of them twice: correct the secret file.
     pub fn from_keys(keys: &[MasterKey]) -> Result<Keyring, BadKeys> {
+        Ok(Keyring { keys: ArcSwap::from_pointee(Keyring::derive(keys)?) })
+    }
+
+    fn derive(keys: &[MasterKey]) -> Result<Vec<sealing::Subkeys>, BadKeys> {
         if keys.is_empty() {
             return Err(BadKeys::None);
         }
@@ -84,7 +112,13 @@ impl Keyring {
             }
         }
         let keys = keys.iter().map(|key| sealing::Subkeys::derive(key_id(key), key));
-        Ok(Keyring { keys: keys.collect::<Result<_, _>>().map_err(|_| BadKeys::Derivation)? })
+        keys.collect::<Result<_, _>>().map_err(|_| BadKeys::Derivation)
+    }
+
+    /// Takes the keys of `other`, at once and for everybody who shares this ring. What is being sealed at this
+    /// moment may still come out under the key that was first before.
+    pub fn become_like(&self, other: &Keyring) {
+        self.keys.store(other.keys.load_full());
     }
 
     /// A ring of one new key that is written nowhere: what it seals is lost with the process. For tests and
@@ -99,7 +133,12 @@ impl Keyring {
 
     /// The names of the keys, the sealing one first.
     pub fn ids(&self) -> impl ExactSizeIterator<Item = KeyId> {
-        self.keys.iter().map(sealing::Subkeys::id)
+        self.keys().into_iter().map(|key| key.id)
+    }
+
+    /// What may be told of the keys, the sealing one first.
+    pub fn keys(&self) -> Vec<KeyFacts> {
+        self.keys.load().iter().map(sealing::Subkeys::facts).collect()
     }
 }
 

@@ -5,9 +5,11 @@
 //!
 //! The map is a cache of the store: a session that is not in it is read once and stays while it is used.
 
+pub mod roster;
+
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use papaya::HashMap;
@@ -18,6 +20,7 @@ use crate::directory::{Account, Condition, Directory};
 use crate::identity::AccountId;
 use crate::session::{Record, SessionKey, Settings, Standing, standing};
 use crate::store::{self, Store};
+use crate::telemetry::audit::EndReason;
 
 /// One signed-in browser, in memory.
 pub struct LiveSession {
@@ -31,7 +34,7 @@ pub struct LiveSession {
     pub outgoing: assertion::Cache,
     used_at: AtomicU64,
     written_at: AtomicU64,
-    ended: AtomicBool,
+    ended: OnceLock<EndReason>,
 }
 
 impl LiveSession {
@@ -47,8 +50,8 @@ impl LiveSession {
 
     /// Why it does not count any more; `None` while it does.
     pub fn over(&self, settings: &Settings, now: Timestamp) -> Option<Over> {
-        if self.ended.load(Ordering::Acquire) {
-            Some(Over::SignedOut)
+        if let Some(why) = self.end_reason() {
+            Some(Over::Ended(why))
         } else if self.account.condition() == Condition::Ended {
             Some(Over::AccountEnded)
         } else if standing(&self.record, self.used_at(), settings, now) != Standing::Live {
@@ -56,6 +59,11 @@ impl LiveSession {
         } else {
             None
         }
+    }
+
+    /// Why it was ended, if it was by itself; one that ended with its account, or by age, was not.
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.ended.get().copied()
     }
 
     /// Notes that it was used: by a request, or by what a client says on an open connection. Once a second is
@@ -71,8 +79,8 @@ impl LiveSession {
 /// Why a session does not count any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
-    /// Its person signed out, or signed in anew in the same browser.
-    SignedOut,
+    /// It was ended by itself: its person signed out, say.
+    Ended(EndReason),
     /// All sessions of its account were ended.
     AccountEnded,
     /// It is too old, or was unused for too long.
@@ -88,8 +96,8 @@ pub struct Live(Arc<Inner>);
 
 struct Inner {
     sessions: HashMap<SessionKey, Arc<LiveSession>>,
-    /// Ended a moment ago: a look-up that read the store just before must not bring them back.
-    ended: HashMap<SessionKey, Timestamp>,
+    /// Ended a moment ago, and why: a look-up that read the store just before must not bring them back.
+    ended: HashMap<SessionKey, (Timestamp, EndReason)>,
     store: Store,
     directory: Directory,
 }
@@ -156,7 +164,7 @@ impl Live {
         if let Some(current) = sessions.get(&session.key) {
             return current.clone();
         }
-        if !session.ended.load(Ordering::Acquire) {
+        if session.end_reason().is_none() {
             self.insert(session);
         }
         session.clone()
@@ -208,24 +216,29 @@ impl Live {
         Ok(session)
     }
 
-    /// Ends one session, at once.
+    /// Ends one session, at once. Whether it was there to be ended.
     ///
     /// # Errors
     ///
     /// When the store did not take it: the session is over in memory, but a restart would bring it back.
-    pub async fn end(&self, key: SessionKey, now: Timestamp) -> Result<(), store::Error> {
-        self.0.ended.pin().insert(key, now);
-        if let Some(session) = self.0.sessions.pin().get(&key) {
-            session.ended.store(true, Ordering::Release);
+    pub async fn end(&self, key: SessionKey, why: EndReason, now: Timestamp) -> Result<bool, store::Error> {
+        self.0.ended.pin().insert(key, (now, why));
+        let in_memory = self.0.sessions.pin().get(&key).cloned();
+        if let Some(session) = &in_memory {
+            // The first ending counts.
+            let _ = session.ended.set(why);
         }
         self.0.directory.stir();
-        let account = self.0.sessions.pin().get(&key).map(|session| session.record.account);
-        self.0.store.end_session(key).await?;
+        let account = match in_memory {
+            Some(session) => Some(session.record.account),
+            None => self.0.store.session(key).await?.map(|record| record.account),
+        };
+        let was_there = self.0.store.end_session(key).await?;
         self.0.sessions.pin().remove(&key);
         if let Some(account) = account {
             self.0.directory.forget_unused(account, now).await?;
         }
-        Ok(())
+        Ok(was_there)
     }
 
     /// The sessions of one account that are in memory or in the store, youngest first.
@@ -283,7 +296,7 @@ impl Live {
         if !used.is_empty() {
             self.0.store.touch_sessions(used.clone()).await?;
         }
-        self.0.ended.pin().retain(|_, ended_at| now.since(*ended_at) < TOMBSTONE);
+        self.0.ended.pin().retain(|_, (ended_at, _)| now.since(*ended_at) < TOMBSTONE);
         let sessions = self.0.sessions.pin();
         for (key, used_at) in used {
             if let Some(session) = sessions.get(&key) {
@@ -310,7 +323,7 @@ impl Live {
             record,
             account,
             outgoing: assertion::Cache::default(),
-            ended: AtomicBool::new(false),
+            ended: OnceLock::new(),
         });
         self.insert(&session);
         session
@@ -319,8 +332,8 @@ impl Live {
     fn insert(&self, session: &Arc<LiveSession>) {
         self.0.sessions.pin().insert(session.key, session.clone());
         // After the insertion: whichever of this and `end` comes second sees the other.
-        if self.0.ended.pin().contains_key(&session.key) {
-            session.ended.store(true, Ordering::Release);
+        if let Some((_, why)) = self.0.ended.pin().get(&session.key) {
+            let _ = session.ended.set(*why);
         }
     }
 }
@@ -351,26 +364,25 @@ mod tests {
     use crate::secret::Secret;
     use crate::store::Grant;
     use crate::telemetry::Telemetry;
-    use crate::telemetry::audit::EndReason;
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-    const SETTINGS: Settings =
+    pub(super) const SETTINGS: Settings =
         Settings { lifetime: Duration::from_secs(1_000), idle: Duration::from_secs(100) };
 
-    fn at(seconds: u64) -> Timestamp {
+    pub(super) fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix_seconds(1_000_000 + seconds)
     }
 
     /// A store on disk, and gateways that come and go in front of it.
-    struct Place {
+    pub(super) struct Place {
         store: Store,
         clock: Clock,
         _folder: tempfile::TempDir,
     }
 
     impl Place {
-        fn new() -> Result<Place, Box<dyn std::error::Error>> {
+        pub(in crate::live) fn new() -> Result<Place, Box<dyn std::error::Error>> {
             let folder = tempfile::tempdir()?;
             let (entropy, telemetry) = (Entropy::system(), Telemetry::unheard()?);
             let ring = Arc::new(Keyring::ephemeral(&entropy)?);
@@ -379,7 +391,7 @@ mod tests {
         }
 
         /// A gateway that knows nothing but what is on disk.
-        fn gateway(&self) -> Result<(Live, Directory), Box<dyn std::error::Error>> {
+        pub(in crate::live) fn gateway(&self) -> Result<(Live, Directory), Box<dyn std::error::Error>> {
             let handle = tokio::runtime::Handle::current();
             let directory =
                 Directory::new(self.store.clone(), self.clock.clone(), Telemetry::unheard()?, handle);
@@ -388,8 +400,12 @@ mod tests {
     }
 
     async fn ann(directory: &Directory) -> Result<Arc<Account>, store::Error> {
+        account_of(directory, 1).await
+    }
+
+    pub(super) async fn account_of(directory: &Directory, person: u8) -> Result<Arc<Account>, store::Error> {
         let claims = Claims {
-            account: AccountId::from_bytes([1; 16]),
+            account: AccountId::from_bytes([person; 16]),
             display_name: "Ann".into(),
             nickname: None,
             email: None,
@@ -431,7 +447,7 @@ mod tests {
         let place = Place::new()?;
         let (live, directory) = place.gateway()?;
         live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
-        live.end(KEY, at(1)).await?;
+        live.end(KEY, EndReason::SignedOut, at(1)).await?;
         assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
         assert!(live.find(KEY, &SETTINGS, at(1)).await?.is_none());
         let (other, _) = place.gateway()?;
@@ -445,10 +461,11 @@ mod tests {
         let (live, directory) = place.gateway()?;
         let account = ann(&directory).await?;
         let session = live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
-        live.end(KEY, at(1)).await?;
+        live.end(KEY, EndReason::SignedOut, at(1)).await?;
         // What `find` does when it had read the record before the end and keeps it after.
         let late = live.keep(KEY, session.record.clone(), account, at(1));
         assert!(!late.is_live(&SETTINGS, at(1)));
+        assert_eq!(late.end_reason(), Some(EndReason::SignedOut));
         assert!(live.in_memory(&KEY, &SETTINGS, at(1)).is_none());
         Ok(())
     }
@@ -461,7 +478,7 @@ mod tests {
         let other_key = SessionKey([8; 32]);
         live.begin(KEY, account.clone(), Browser::default(), at(0)).await?;
         live.begin(other_key, account.clone(), Browser::default(), at(0)).await?;
-        directory.end(&account, EndReason::GrantWithdrawn).await;
+        assert_eq!(directory.end(&account, EndReason::GrantWithdrawn).await?, 2);
         for key in [KEY, other_key] {
             assert!(live.find(key, &SETTINGS, at(1)).await?.is_none());
         }

@@ -9,7 +9,7 @@ pub mod refusal;
 pub mod render;
 pub mod reply;
 pub mod sign_in;
-mod words;
+pub mod words;
 
 use std::sync::Arc;
 

@@ -15,9 +15,34 @@ use crate::identity::AccountId;
 pub struct SessionKey(pub [u8; 32]);
 
 impl SessionKey {
-    /// A short name for logs, pages and the assertion's `sid`: 16 hexadecimal digits of the hash.
+    /// A short name for logs, pages, operators and the assertion's `sid`: 16 hexadecimal digits of the hash.
+    /// It names a session, and is no use for anything else: whoever has it cannot make the cookie, since that is
+    /// the 256 random bits that were hashed.
     pub fn short(&self) -> String {
         self.0[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The first and the last key that can have this short name; none if it is no short name.
+    pub fn all_called(name: &str) -> Option<(SessionKey, SessionKey)> {
+        let is_one = name.len() == 16 && name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let head = u64::from_str_radix(name, 16).ok().filter(|_| is_one)?.to_be_bytes();
+        let (mut first, mut last) = ([0; 32], [0xff; 32]);
+        first[..8].copy_from_slice(&head);
+        last[..8].copy_from_slice(&head);
+        Some((SessionKey(first), SessionKey(last)))
+    }
+
+    /// The key just before this one; none before the very first.
+    pub fn previous(&self) -> Option<SessionKey> {
+        let mut key = self.0;
+        for byte in key.iter_mut().rev() {
+            let (less, borrowed) = byte.overflowing_sub(1);
+            *byte = less;
+            if !borrowed {
+                return Some(SessionKey(key));
+            }
+        }
+        None
     }
 }
 
@@ -83,6 +108,27 @@ pub fn standing(record: &Record, last_used_at: Timestamp, settings: &Settings, n
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_name_stands_for_the_keys_that_have_it() {
+        let key = SessionKey([0xa1; 32]);
+        let name = key.short();
+        let found = SessionKey::all_called(&name);
+        assert!(found.is_some_and(|(first, last)| first < key
+            && key < last
+            && first.short() == name
+            && last.short() == name));
+        assert!(found.is_some_and(|(first, last)| {
+            first.previous().is_some_and(|before| before.short() != name) && last > first
+        }));
+        assert_eq!(SessionKey([0; 32]).previous(), None);
+        assert_eq!(SessionKey::all_called("0000000000000000").and_then(|(first, _)| first.previous()), None);
+        for name in
+            ["", "a1", "A1A1A1A1A1A1A1A1", "+1a1a1a1a1a1a1a1", "a1a1a1a1a1a1a1a1a1", "g000000000000000"]
+        {
+            assert_eq!(SessionKey::all_called(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn a_session_ends_by_age_or_by_disuse_whichever_is_first() {

@@ -13,6 +13,7 @@ mod opening;
 mod record;
 mod writer;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::time::Instant;
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::identity::{AccountId, TeamId, VerifiedIdentity};
-use crate::keys::{Keyring, SigningKeys};
+use crate::keys::{KeyId, Keyring, SigningKeys};
 use crate::membership::Membership;
 use crate::secret::Secret;
 use crate::session::{self, SessionKey};
@@ -116,6 +117,16 @@ pub struct Swept {
     pub sessions: usize,
     /// Values good once.
     pub once_values: usize,
+}
+
+/// What is lost when a key leaves the ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeyUse {
+    /// Records that are sealed under it.
+    pub records: u64,
+    /// Sessions that were begun while it was first: their cookies need it. Until the next sweep, those that are
+    /// over are counted too.
+    pub sessions: u64,
 }
 
 /// Why the store does not do it. Each message names the place, the fault and the cure.
@@ -318,6 +329,30 @@ impl Store {
     /// Deletes a grant. Whether it was there.
     pub async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
         self.timed(StoreOperation::GrantWrite, self.backend().delete_grant(account)).await
+    }
+
+    /// Up to `limit` accounts that have a grant, by uuid, from the one that follows `after`. An empty page is the
+    /// end.
+    pub async fn accounts_with_grant(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, Error> {
+        self.timed(StoreOperation::GrantRead, async { self.backend().accounts_with_grant(after, limit) })
+            .await
+    }
+
+    /// Seals under the first key of the ring what is sealed under another of its keys, page by page, while
+    /// everything else goes on. How many records that were. What was being written meanwhile may still have come
+    /// out under an older key: ask again later.
+    pub async fn renew(&self) -> Result<u64, Error> {
+        self.timed(StoreOperation::Renew, self.backend().renew()).await
+    }
+
+    /// What each key opens, keys included that the ring does not have. Reads everything: a second for a hundred
+    /// thousand sessions.
+    pub async fn key_use(&self) -> Result<HashMap<KeyId, KeyUse>, Error> {
+        self.timed(StoreOperation::Renew, self.backend().key_use()).await
     }
 
     /// Writes what is known of an account, under its own id.

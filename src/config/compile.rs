@@ -95,7 +95,26 @@ pub struct Admin {
     /// Where.
     pub address: SocketAddr,
     /// What callers must know; always there unless the address is loopback.
-    pub token: Option<Arc<Secret<String>>>,
+    pub token: Option<Token>,
+}
+
+/// The admin address's token.
+#[derive(Clone, Debug)]
+pub enum Token {
+    /// It was read.
+    Known(Arc<Secret<String>>),
+    /// Its file is not there yet: whoever serves makes it, with a token of its own.
+    ToBeMade(PathBuf),
+}
+
+impl Token {
+    /// The token, if there is one by now.
+    pub fn known(&self) -> Option<&Arc<Secret<String>>> {
+        match self {
+            Token::Known(token) => Some(token),
+            Token::ToBeMade(_) => None,
+        }
+    }
 }
 
 /// What the directory is told.
@@ -404,6 +423,15 @@ impl Findings<'_> {
 
     fn path(&self, written: &str) -> PathBuf {
         self.around.folder.join(written)
+    }
+
+    /// Like [`Findings::secret`], but a file that is not there, in a folder that is, is no problem.
+    fn token(&mut self, path: &str, written: &str) -> Option<Token> {
+        let file = self.path(written);
+        if let Err(secret_text::Error::Missing) = (self.around.read_secret)(&file) {
+            return Some(Token::ToBeMade(file));
+        }
+        self.secret(path, written).map(Token::Known)
     }
 
     fn secret(&mut self, path: &str, written: &str) -> Option<Arc<Secret<String>>> {
@@ -757,7 +785,7 @@ routes:
             table: _,
             warnings: _,
         } = compiled;
-        let token = token.map(|token| token.expose().clone());
+        let token = token.as_ref().and_then(Token::known).map(|token| token.expose().clone());
         let secret = bitbucket.client_secret.expose().clone();
         let admin = (listen, address, token, external_url, trusted_proxies, bitbucket, secret);
         let people = (directory, session, cookie, secret_file, store_path, assertion, log);
@@ -808,7 +836,7 @@ routes:
         assert_eq!(compiled.store_path, Path::new("/etc/teamgate/kept"));
         assert_eq!(compiled.bitbucket.client_secret.expose(), "from /run/secret");
         assert_eq!(
-            compiled.admin.token.as_ref().map(|t| t.expose().as_str()),
+            compiled.admin.token.as_ref().and_then(Token::known).map(|t| t.expose().as_str()),
             Some("from /etc/teamgate/token")
         );
         Ok(())

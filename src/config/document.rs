@@ -199,7 +199,8 @@ impl Default for Hsts {
 pub struct Admin {
     /// The IP address and port. Anything but loopback needs `token_file`.
     pub address: Address,
-    /// A file whose first line is the token that callers send as `Authorization: Bearer …`.
+    /// A file whose first line is the token that callers send as `Authorization: Bearer …`. Where there is none,
+    /// `teamgate run` makes it, with mode 0600 and a token of its own.
     #[schemars(extend("examples" = ["/run/secrets/teamgate-admin"]))]
     pub token_file: Option<Text>,
 }

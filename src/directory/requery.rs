@@ -77,12 +77,13 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             }
         }
         Err(Setback::GrantGone) => {
-            directory.end(account, EndReason::GrantWithdrawn).await;
+            // What the store did not take is in the log; the sessions are over in memory.
+            let _ = directory.end(account, EndReason::GrantWithdrawn).await;
             RequeryOutcome::GrantGone
         }
         Err(Setback::FreshTokenRefused) => {
             if account.trouble().is_some_and(|trouble| trouble.cause == Cause::FreshTokenRefused) {
-                directory.end(account, EndReason::GrantWithdrawn).await;
+                let _ = directory.end(account, EndReason::GrantWithdrawn).await;
                 RequeryOutcome::GrantGone
             } else {
                 let now = inner.clock.now();
@@ -91,7 +92,7 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             }
         }
         Err(Setback::Deactivated) => {
-            directory.end(account, EndReason::AccountDeactivated).await;
+            let _ = directory.end(account, EndReason::AccountDeactivated).await;
             RequeryOutcome::GrantGone
         }
         Err(Setback::GrantLost) => {

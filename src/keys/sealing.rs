@@ -12,7 +12,8 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroize;
 
-use super::{KeyId, Keyring, MasterKey};
+use super::{KeyFacts, KeyId, Keyring, MasterKey};
+use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::secret::Secret;
 
@@ -103,10 +104,11 @@ impl Keyring {
     /// after seven weeks; the rates here are a thousandth of that.
     #[expect(clippy::expect_used, reason = "AES-GCM refuses nothing under 64 GiB")]
     pub fn seal(&self, purpose: Purpose, context: &[u8], plain: &[u8], entropy: &Entropy) -> Vec<u8> {
-        let key = &self.keys[0];
+        let keys = self.keys.load();
+        let key = &keys[0];
         let nonce: [u8; NONCE_LEN] = entropy.bytes();
         let mut sealed = Vec::with_capacity(plain.len() + OVERHEAD);
-        sealed.extend_from_slice(&key.id.0);
+        sealed.extend_from_slice(&key.facts.id.0);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(plain);
         let tag = key
@@ -135,7 +137,7 @@ impl Keyring {
         }
         let mut outcome = Error::UnknownKey(KeyId(*id));
         // Two keys share a name once in four thousand million rings; then both are tried.
-        for key in self.keys.iter().filter(|key| key.id.0 == *id) {
+        for key in self.keys.load().iter().filter(|key| key.facts.id.0 == *id) {
             let mut plain = body.to_vec();
             let nonce = Nonce::assume_unique_for_key(*nonce);
             match key.pair(purpose).seal.open_in_place(nonce, bound_to(purpose, context), &mut plain) {
@@ -156,19 +158,24 @@ impl Keyring {
     /// Whether `sealed` was made under the first key; otherwise it is due to be sealed anew, so that the
     /// older key can go.
     pub fn is_current(&self, sealed: &[u8]) -> bool {
-        sealed.starts_with(&self.keys[0].id.0)
+        self.keys.load()[0].has_sealed(sealed)
+    }
+
+    /// The name of the key that `sealed` was made under, ours or not; none if it is too short to have one.
+    pub fn sealed_under(sealed: &[u8]) -> Option<KeyId> {
+        sealed.first_chunk::<KEY_ID_LEN>().map(|id| KeyId(*id))
     }
 
     /// HMAC-SHA256 of `message` under the first key, cut to 128 bits (RFC 2104 §5).
     pub fn mac(&self, purpose: Purpose, message: &[u8]) -> [u8; MAC_LEN] {
-        self.keys[0].mac(purpose, message)
+        self.keys.load()[0].mac(purpose, message)
     }
 
     /// Whether `tag` is the MAC of `message` under any of the keys. All are tried, and compared in constant
     /// time.
     #[must_use]
     pub fn verify_mac(&self, purpose: Purpose, message: &[u8], tag: &[u8]) -> bool {
-        self.keys.iter().fold(false, |found, key| {
+        self.keys.load().iter().fold(false, |found, key| {
             found | verify_slices_are_equal(&key.mac(purpose, message), tag).is_ok()
         })
     }
@@ -177,7 +184,7 @@ impl Keyring {
 /// What one master key gives: a pair of keys for each purpose, so that what is learned about one is nothing
 /// about another.
 pub(super) struct Subkeys {
-    id: KeyId,
+    facts: KeyFacts,
     pairs: Vec<Pair>,
 }
 
@@ -196,11 +203,20 @@ impl Subkeys {
             let mac = hmac::Key::from(prk.expand(&[b"mac 1 ", label], hmac::HMAC_SHA256)?);
             Ok(Pair { seal: LessSafeKey::new(seal), mac })
         };
-        Ok(Subkeys { id, pairs: Purpose::ALL.iter().map(pair).collect::<Result<_, _>>()? })
+        let facts = KeyFacts { id, made_at: None };
+        Ok(Subkeys { facts, pairs: Purpose::ALL.iter().map(pair).collect::<Result<_, _>>()? })
     }
 
-    pub(super) fn id(&self) -> KeyId {
-        self.id
+    pub(super) fn facts(&self) -> KeyFacts {
+        self.facts
+    }
+
+    pub(super) fn set_made_at(&mut self, made_at: Option<Timestamp>) {
+        self.facts.made_at = made_at;
+    }
+
+    fn has_sealed(&self, sealed: &[u8]) -> bool {
+        sealed.starts_with(&self.facts.id.0)
     }
 
     fn pair(&self, purpose: Purpose) -> &Pair {

@@ -1,27 +1,31 @@
 //! The secret file: where the master keys come from.
 //!
 //! Owns: its format, its creation, its permissions. Text; `#` comments and blank lines are skipped; one key
-//! a line, `teamgate-key-1:` and 32 bytes as unpadded base64url. The first key seals, all open.
+//! a line, `teamgate-key-1:` and 32 bytes as unpadded base64url. The first key seals, all open. A comment
+//! `# made` and a moment is about the key that follows.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroize as _;
 
 use super::{BadKeys, Keyring, MasterKey};
+use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::secret::Secret;
 
 const PREFIX: &str = "teamgate-key-1:";
+const MADE: &str = "# made ";
 const LARGEST: u64 = 64 * 1024;
 const HEADER: &str = "\
 # The secret of teamgate. Whoever has it can read the store and make session cookies: keep it private.
-# The first key seals, all of them open. To change keys put a new one on top (`teamgate keys rotate`) and
-# restart; delete the old one when the last session of its time is over (`session.lifetime`).
+# The first key seals, all of them open. To change keys put a new one on top (`teamgate keys rotate`); a running
+# gateway takes it within seconds. Delete an old one when `teamgate keys list` says that it may go.
 ";
 
 /// Why there is no keyring: place, fault, cure.
@@ -111,12 +115,15 @@ impl Keyring {
     /// It is missing, unreadable, readable by others, or not well formed. Each names its cure.
     pub fn load(path: &Path) -> Result<Keyring, Error> {
         let text = read_private(path)?;
-        let keys = parse(text.expose()).map_err(|(line, fault)| Error::BadLine {
-            path: path.into(),
-            line,
-            fault,
-        })?;
-        Keyring::from_keys(&keys).map_err(|fault| Error::BadKeys { path: path.into(), fault })
+        let (keys, made): (Vec<MasterKey>, Vec<Option<Timestamp>>) = parse(text.expose())
+            .map_err(|(line, fault)| Error::BadLine { path: path.into(), line, fault })?
+            .into_iter()
+            .unzip();
+        let mut keys = Keyring::derive(&keys).map_err(|fault| Error::BadKeys { path: path.into(), fault })?;
+        for (key, made_at) in keys.iter_mut().zip(made) {
+            key.set_made_at(made_at);
+        }
+        Ok(Keyring { keys: ArcSwap::from_pointee(keys) })
     }
 
     /// Reads the secret file, or makes it (mode 0600, on disk before this returns). Two processes that start
@@ -125,12 +132,16 @@ impl Keyring {
     /// # Errors
     ///
     /// As [`Keyring::load`]; or it cannot be created.
-    pub fn load_or_create(path: &Path, entropy: &Entropy) -> Result<(Keyring, Origin), Error> {
+    pub fn load_or_create(
+        path: &Path,
+        entropy: &Entropy,
+        now: Timestamp,
+    ) -> Result<(Keyring, Origin), Error> {
         match Keyring::load(path) {
             Err(Error::Missing(_)) => {}
             outcome => return outcome.map(|ring| (ring, Origin::Found)),
         }
-        match Keyring::generate_file(path, entropy) {
+        match Keyring::generate_file(path, entropy, now) {
             Ok(()) => Ok((Keyring::load(path)?, Origin::Created)),
             Err(Error::Exists(_)) => Ok((Keyring::load(path)?, Origin::Found)),
             Err(fault) => Err(fault),
@@ -142,8 +153,8 @@ impl Keyring {
     /// # Errors
     ///
     /// Never overwrites: [`Error::Exists`]. Otherwise the folder does not allow it.
-    pub fn generate_file(path: &Path, entropy: &Entropy) -> Result<(), Error> {
-        let text = Secret::new(format!("{HEADER}{}\n", new_line(entropy)));
+    pub fn generate_file(path: &Path, entropy: &Entropy, now: Timestamp) -> Result<(), Error> {
+        let text = Secret::new(format!("{HEADER}{}", new_lines(entropy, now)));
         let unwritable = |source| Error::Unwritable { path: path.into(), source };
         let draft = Draft::write(path, text.expose(), entropy).map_err(unwritable)?;
         // A link, unlike a rename, fails when the name is taken: whoever comes second takes the first one's
@@ -155,24 +166,24 @@ impl Keyring {
         }
     }
 
-    /// Puts a new key on top of an existing secret file; everything else in it stays. It seals from the next
-    /// start on. With several replicas, give the file to all of them before any is restarted.
+    /// Puts a new key on top of an existing secret file; everything else in it stays. A gateway that runs takes
+    /// it within seconds.
     ///
     /// # Errors
     ///
     /// As [`Keyring::load`]; or the file cannot be replaced; or it has all the keys it may have.
-    pub fn add_key(path: &Path, entropy: &Entropy) -> Result<(), Error> {
+    pub fn add_key(path: &Path, entropy: &Entropy, now: Timestamp) -> Result<(), Error> {
         if Keyring::load(path)?.ids().len() >= Keyring::MOST_KEYS {
             return Err(Error::BadKeys { path: path.into(), fault: BadKeys::TooMany });
         }
         let text = read_private(path)?;
-        let mut grown = String::with_capacity(text.expose().len() + 64);
-        let is_key = |line: &str| line.trim().starts_with(PREFIX);
+        let mut grown = String::with_capacity(text.expose().len() + 128);
+        // In front of the first key and of what is said about it.
+        let is_key = |line: &str| line.trim().starts_with(PREFIX) || line.trim().starts_with(MADE);
         let first = text.expose().lines().position(is_key).unwrap_or(0);
         for (place, line) in text.expose().lines().enumerate() {
             if place == first {
-                grown.push_str(&new_line(entropy));
-                grown.push('\n');
+                grown.push_str(&new_lines(entropy, now));
             }
             grown.push_str(line);
             grown.push('\n');
@@ -184,16 +195,25 @@ impl Keyring {
     }
 }
 
-fn new_line(entropy: &Entropy) -> String {
-    format!("{PREFIX}{}", entropy.token::<32>())
+fn new_lines(entropy: &Entropy, now: Timestamp) -> String {
+    format!("{MADE}{now}\n{PREFIX}{}\n", entropy.token::<32>())
 }
 
-fn parse(text: &str) -> Result<Vec<MasterKey>, (usize, LineFault)> {
-    let lines = text.lines().enumerate().map(|(place, line)| (place + 1, line.trim()));
-    lines
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(number, line)| parse_line(line).map_err(|fault| (number, fault)))
-        .collect()
+/// A key, and when it was made.
+type Dated = (MasterKey, Option<Timestamp>);
+
+fn parse(text: &str) -> Result<Vec<Dated>, (usize, LineFault)> {
+    let (mut keys, mut made) = (Vec::new(), None);
+    for (place, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(moment) = line.strip_prefix(MADE) {
+            // A comment, after all: what is no moment says nothing.
+            made = Timestamp::parse(moment.trim());
+        } else if !line.is_empty() && !line.starts_with('#') {
+            keys.push((parse_line(line).map_err(|fault| (place + 1, fault))?, made.take()));
+        }
+    }
+    Ok(keys)
 }
 
 fn parse_line(line: &str) -> Result<MasterKey, LineFault> {
@@ -278,6 +298,7 @@ mod tests {
         Ok((dir, path))
     }
 
+    const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
     const KEY_A: &str = "teamgate-key-1:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
     const KEY_B: &str = "teamgate-key-1:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI";
 
@@ -285,10 +306,10 @@ mod tests {
     fn a_missing_file_is_created_private_and_read_again() -> Outcome {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("teamgate.secret");
-        let (created, origin) = Keyring::load_or_create(&path, &Entropy::system())?;
+        let (created, origin) = Keyring::load_or_create(&path, &Entropy::system(), NOW)?;
         assert_eq!(origin, Origin::Created);
         assert_eq!(fs::metadata(&path)?.mode() & 0o777, 0o600);
-        let (found, origin) = Keyring::load_or_create(&path, &Entropy::system())?;
+        let (found, origin) = Keyring::load_or_create(&path, &Entropy::system(), NOW)?;
         assert_eq!(origin, Origin::Found);
         assert!(created.ids().eq(found.ids()));
         assert_eq!(fs::read_dir(dir.path())?.count(), 1, "no draft stays behind");
@@ -300,7 +321,8 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("teamgate.secret");
         let ids = std::thread::scope(|scope| {
-            let start = || Keyring::load_or_create(&path, &Entropy::system()).map(|(r, _)| r.ids().next());
+            let start =
+                || Keyring::load_or_create(&path, &Entropy::system(), NOW).map(|(r, _)| r.ids().next());
             let threads: Vec<_> = (0..16).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
         });
@@ -367,13 +389,21 @@ mod tests {
     #[test]
     fn generating_never_overwrites_and_adding_a_key_keeps_the_old_one() -> Outcome {
         let (_dir, path) = written(&format!("# mine\n{KEY_A}\n"), 0o600)?;
-        assert!(matches!(Keyring::generate_file(&path, &Entropy::system()), Err(Error::Exists(_))));
+        assert!(matches!(Keyring::generate_file(&path, &Entropy::system(), NOW), Err(Error::Exists(_))));
         let old = Keyring::load(&path)?;
-        Keyring::add_key(&path, &Entropy::system())?;
+        Keyring::add_key(&path, &Entropy::system(), NOW)?;
         let new = Keyring::load(&path)?;
         assert_eq!(new.ids().len(), 2);
         assert_eq!(new.ids().nth(1), old.ids().next());
-        assert!(fs::read_to_string(&path)?.starts_with("# mine\nteamgate-key-1:"));
+        assert!(
+            fs::read_to_string(&path)?.starts_with("# mine\n# made 2027-01-15T08:00:00Z\nteamgate-key-1:")
+        );
+        assert_eq!(new.keys().iter().map(|key| key.made_at).collect::<Vec<_>>(), [Some(NOW), None]);
+        // The next one stands above what is said about this one.
+        let later = NOW.plus(std::time::Duration::from_secs(60));
+        Keyring::add_key(&path, &Entropy::system(), later)?;
+        let newest = Keyring::load(&path)?.keys();
+        assert_eq!(newest.iter().map(|key| key.made_at).collect::<Vec<_>>(), [Some(later), Some(NOW), None]);
         assert_eq!(fs::metadata(&path)?.mode() & 0o777, 0o600);
         Ok(())
     }

@@ -171,7 +171,7 @@ impl SigningKeys {
     }
 
     /// The set with a new key that takes over as soon as it has been published for long enough, whatever the
-    /// calendar says: for emergencies.
+    /// calendar says.
     ///
     /// # Errors
     ///
@@ -191,6 +191,11 @@ impl SigningKeys {
     /// All keys, in the order in which they sign.
     pub fn all(&self) -> &[Arc<Signer>] {
         &self.keys
+    }
+
+    /// Whether one of them is called so.
+    pub fn has(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| &*key.kid == kid)
     }
 
     /// The public half of every key, as the JWKS document (RFC 7517).

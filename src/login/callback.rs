@@ -13,10 +13,11 @@ use crate::directory::Known;
 use crate::directory::requery::{into_grant, who};
 use crate::facts::Facts;
 use crate::gate::cookie::{self, SameSite, SessionId};
-use crate::identity::VerifiedIdentity;
+use crate::identity::{AccountId, VerifiedIdentity};
 use crate::live::{Browser, LiveSession};
+use crate::session::SessionKey;
 use crate::store::{self, Once};
-use crate::telemetry::audit::Event;
+use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::SignInOutcome;
 
 /// What Bitbucket sent back.
@@ -191,10 +192,13 @@ impl Login {
         let session =
             self.live.begin(id.key(), account, browser(facts), now).await.map_err(FailureKind::Store)?;
         // A session that the browser had before is over: ids are never carried across a sign-in (fixation).
-        if let Some(old) = current
-            && let Err(error) = self.live.end(old.key, now).await
-        {
-            tracing::warn!(%error, "the session before this sign-in could not be ended");
+        if let Some(old) = current {
+            match self.live.end(old.key, EndReason::Replaced, now).await {
+                Ok(_) => self.telemetry.metrics.sessions_ended.inc(EndReason::Replaced),
+                Err(error) => {
+                    tracing::warn!(%error, "the session before this sign-in could not be ended");
+                }
+            }
         }
         let event = Event::SignedIn {
             account: session.account.id(),
@@ -235,16 +239,46 @@ impl Login {
         session: Option<&LiveSession>,
     ) -> Result<Vec<HeaderValue>, store::Error> {
         if let Some(session) = session {
-            self.live.end(session.key, facts.now).await?;
-            let event = Event::SignedOut {
-                account: session.account.id(),
-                session: session.key,
-                client: facts.client,
-            };
-            self.telemetry.audit.record(facts.now, &event);
+            self.end_own(session.account.id(), session.key, facts).await?;
         }
         let cookies = &settings.cookie;
         Ok(vec![cookies.clear(cookies.name()), cookies.clear(&rounds_name(cookies))])
+    }
+}
+
+impl Login {
+    /// Ends others of the person's sessions: the one that is named `only`, or all. The one that asks stays.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not say which there are, or did not take the end of one; those before it are over.
+    pub async fn sign_out_others(
+        &self,
+        facts: &Facts<'_>,
+        session: &LiveSession,
+        only: Option<&str>,
+    ) -> Result<(), store::Error> {
+        let account = session.account.id();
+        // Looked up among the person's own: nobody ends somebody else's by its name.
+        for (key, _) in self.live.of_account(account).await? {
+            if key != session.key && only.is_none_or(|name| key.short() == name) {
+                self.end_own(account, key, facts).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_own(
+        &self,
+        account: AccountId,
+        session: SessionKey,
+        facts: &Facts<'_>,
+    ) -> Result<(), store::Error> {
+        self.live.end(session, EndReason::SignedOut, facts.now).await?;
+        self.telemetry.metrics.sessions_ended.inc(EndReason::SignedOut);
+        let event = Event::SignedOut { account, session, client: facts.client };
+        self.telemetry.audit.record(facts.now, &event);
+        Ok(())
     }
 }
 

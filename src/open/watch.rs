@@ -350,11 +350,11 @@ mod tests {
             let (seconds, expected) = match what {
                 "nothing" => (2, None),
                 "sign-out" => {
-                    place.watch.gate.live.end(id.key(), at(2)).await?;
+                    place.watch.gate.live.end(id.key(), EndReason::SignedOut, at(2)).await?;
                     (2, Some(Ending::SignedOut))
                 }
                 "account" => {
-                    place.watch.gate.directory.end(&ann, EndReason::GrantWithdrawn).await;
+                    place.watch.gate.directory.end(&ann, EndReason::GrantWithdrawn).await?;
                     (2, Some(Ending::Revoked))
                 }
                 "age" => {
@@ -374,7 +374,7 @@ mod tests {
                     (2, Some(Ending::NotAllowed))
                 }
                 _ => {
-                    place.watch.gate.live.end(id.key(), at(2)).await?;
+                    place.watch.gate.live.end(id.key(), EndReason::SignedOut, at(2)).await?;
                     place.settings.routes = Table::build(vec![route("wiki", Policy::Public)?])
                         .map(Arc::new)
                         .map_err(|_| "overlaps")?;
@@ -403,7 +403,7 @@ mod tests {
         becoming.as_ref().ok_or("entered")?.becomes(Kind::Events);
         assert_eq!(place.counts(1), [0, 1, 0, 0]);
         assert_eq!(place.counts(LONG.as_secs()), [0, 1, 0, 1]);
-        place.watch.gate.live.end(id.key(), at(1)).await?;
+        place.watch.gate.live.end(id.key(), EndReason::SignedOut, at(1)).await?;
         place.round(1).await;
         assert_eq!((stream.ending(), events.ending()), (None, Some(Ending::SignedOut)));
         place.round(LONG.as_secs()).await;
@@ -524,7 +524,7 @@ mod tests {
         let ann = place.learn(&["acme"], at(14)).await?;
         place.watch.gate.directory.evict(&ann);
         place.watch.gate.live.forget(&id.key());
-        place.watch.gate.live.end(id.key(), at(15)).await?;
+        place.watch.gate.live.end(id.key(), EndReason::SignedOut, at(15)).await?;
         place.round(15).await;
         assert!(matches!(line.ending(), Some(Ending::Revoked | Ending::SignedOut)), "{:?}", line.ending());
         Ok(())

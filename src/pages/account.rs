@@ -15,6 +15,9 @@ use crate::assertion::TeamParts;
 use crate::live::LiveSession;
 use crate::session::{Record, Settings};
 
+const SIGN_OUT: &str = "/.teamgate/logout";
+/// How many other browsers are shown; who has more signs out of all of them.
+const MOST_SHOWN: usize = 50;
 const LOGIN: &str = "/.teamgate/login?rd=%2F.teamgate%2F";
 
 /// `/.teamgate` is meant for the folder.
@@ -35,21 +38,27 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
     let groups = groups(&asked, &session);
     // Without the store there are no others to show; this page is no place to fail for that.
     let all = services.live.of_account(session.account.id()).await.unwrap_or_default();
-    let others: Vec<ThisSession<'_>> = all
-        .iter()
+    let all: Vec<(String, Record)> = all
+        .into_iter()
         .filter(|(key, _)| *key != session.key)
-        .map(|(_, record)| shown(record, record.last_used_at, settings))
+        .map(|(key, record)| (format!("{SIGN_OUT}?session={}", key.short()), record))
+        .collect();
+    let mut others: Vec<ThisSession<'_>> = all
+        .iter()
+        .map(|(sign_out, record)| shown(record, record.last_used_at, settings, sign_out))
         .filter(|other| other.ends_at > common.now)
         .collect();
+    let more = others.len().saturating_sub(MOST_SHOWN);
+    others.truncate(MOST_SHOWN);
     let view = Profile {
         person: Person { account: session.account.id(), name: known.identity.display_name() },
         nickname: known.identity.nickname(),
         email: known.identity.email().map(|email| email.as_str()),
         groups: Some((&groups, known.membership.as_of())),
-        session: shown(&session.record, session.used_at(), settings),
+        session: shown(&session.record, session.used_at(), settings, SIGN_OUT),
         others: &others,
-        sign_out: "/.teamgate/logout",
-        sign_out_others: None,
+        more,
+        sign_out_others: "/.teamgate/logout?others",
     };
     own(render::who_am_i(&common, &WhoAmI::Somebody(view)))
 }
@@ -58,12 +67,15 @@ fn shown<'a>(
     record: &'a Record,
     last_used_at: crate::clock::Timestamp,
     settings: &Settings,
+    sign_out: &'a str,
 ) -> ThisSession<'a> {
     ThisSession {
         begun_at: record.begun_at,
         last_used_at,
         ends_at: record.ends_at(last_used_at, settings),
         user_agent: record.user_agent.as_deref(),
+        address: record.address,
+        sign_out,
     }
 }
 

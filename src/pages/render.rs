@@ -374,6 +374,8 @@ mod tests {
             last_used_at: at(0),
             ends_at: at(28_800),
             user_agent: Some("Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0"),
+            address: Some(std::net::Ipv4Addr::new(203, 0, 113, 7).into()),
+            sign_out: "/.teamgate/logout?session=0123456789abcdef",
         };
         let names = groups(&["acme", "acme/members", name]);
         let profile = Profile {
@@ -383,8 +385,8 @@ mod tests {
             groups: Some((&names, at(0).minus(Duration::from_secs(41)))),
             session,
             others: &[session],
-            sign_out: "/.teamgate/logout",
-            sign_out_others: Some("/.teamgate/logout?others"),
+            more: 3,
+            sign_out_others: "/.teamgate/logout?others",
         };
         let question = SignOut { person: person(name), action: "/.teamgate/logout", stay: "/.teamgate/" };
         for (what, response) in [

@@ -150,7 +150,7 @@ pub(super) async fn ask_to_sign_out(State(services): State<Services>, asked: Ask
 }
 
 /// `POST /.teamgate/logout` does it, if a page of this very origin asked. With `switch` it offers to come back
-/// as somebody else.
+/// as somebody else; with `others` it ends all of the person's other sessions instead, with `session=ID` that one.
 pub(super) async fn sign_out(State(services): State<Services>, asked: Asked) -> Response {
     let common = asked.common();
     if !is_same_origin(&asked) {
@@ -159,14 +159,28 @@ pub(super) async fn sign_out(State(services): State<Services>, asked: Asked) -> 
     }
     let session = asked.session(&services).await;
     let facts = asked.facts();
+    let only = asked.param("session");
+    if let Some(session) = session.as_deref()
+        && (asked.param("others").is_some() || only.as_ref().is_some_and(|name| *name != session.key.short()))
+    {
+        let ended = services.login.sign_out_others(&facts, session, only.as_deref()).await;
+        return own(match ended {
+            // Whether or not there was such a session: the page shows those that there are.
+            Ok(()) => redirect(&common, Redirect::SeeOther, "/.teamgate/")
+                .unwrap_or_else(|| render::internal(&common, asked.shape())),
+            Err(error) => not_written(&asked, &common, &error),
+        });
+    }
     match services.login.sign_out(&asked.snapshot.login, &facts, session.as_deref()).await {
         Ok(cookies) => own(with_cookies(signed_out(&asked, &common), cookies)),
-        Err(error) => {
-            tracing::error!(request_id = common.request_id, %error, "a sign-out could not be written down");
-            let wait = std::time::Duration::from_secs(10);
-            own(render::unavailable(&common, "/.teamgate/logout", wait, asked.shape()))
-        }
+        Err(error) => own(not_written(&asked, &common, &error)),
     }
+}
+
+fn not_written(asked: &Asked, common: &Common<'_>, error: &crate::store::Error) -> http::Response<Bytes> {
+    tracing::error!(request_id = common.request_id, %error, "a sign-out could not be written down");
+    let wait = std::time::Duration::from_secs(10);
+    render::unavailable(common, "/.teamgate/logout", wait, asked.shape())
 }
 
 fn signed_out(asked: &Asked, common: &Common<'_>) -> http::Response<Bytes> {

@@ -21,13 +21,13 @@ pub(super) fn moment(at: Timestamp) -> String {
 }
 
 /// `just now`, `41 seconds ago`, `3 minutes ago`.
-pub(super) fn ago(now: Timestamp, then: Timestamp) -> String {
+pub fn ago(now: Timestamp, then: Timestamp) -> String {
     let age = now.since(then);
     if age < Duration::from_secs(5) { "just now".to_owned() } else { format!("{} ago", span(age)) }
 }
 
 /// `in 7 hours`, or `now`.
-pub(super) fn ahead(now: Timestamp, then: Timestamp) -> String {
+pub fn ahead(now: Timestamp, then: Timestamp) -> String {
     let left = then.since(now);
     if left < Duration::from_secs(1) { "now".to_owned() } else { format!("in {}", span(left)) }
 }
@@ -45,7 +45,7 @@ pub(super) fn span(span: Duration) -> String {
 }
 
 /// `Firefox on Linux`: enough for a person to recognise their own.
-pub(super) fn browser(user_agent: Option<&str>) -> String {
+pub fn browser(user_agent: Option<&str>) -> String {
     // Order matters: Edge and Opera call themselves Chrome, Chrome calls itself Safari.
     const BROWSERS: [(&str, &str); 9] = [
         ("Edg", "Edge"),

@@ -6,6 +6,9 @@
 //! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
 //! Writes go through [`Writer`].
 
+mod renewal;
+
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -226,6 +229,24 @@ impl Embedded {
         self.writer.run(move |tables| Ok(tables.grants.remove(&key)?.is_some())).await
     }
 
+    /// Up to `limit` accounts that have a grant, by uuid.
+    pub(super) fn accounts_with_grant(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> Result<Vec<AccountId>, Error> {
+        let after = after.map(AccountId::to_bytes);
+        let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        self.home.read(|reading| {
+            let grants = reading.open_table(GRANTS)?;
+            let mut page = Vec::new();
+            for entry in grants.range::<&[u8; 16]>((from, Bound::Unbounded))?.take(limit) {
+                page.push(AccountId::from_bytes(*entry?.0.value()));
+            }
+            Ok(page)
+        })
+    }
+
     pub(super) async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
         let (key, value) = (record.identity.account().to_bytes(), self.sealer.account(record));
         self.writer
@@ -429,9 +450,7 @@ fn rest_of(
     let sessions = reading.open_table(SESSIONS)?;
     Ok(match after {
         None => sessions.range::<&[u8; 32]>(..)?,
-        Some(key) => {
-            sessions.range::<&[u8; 32]>((std::ops::Bound::Excluded(&key.0), std::ops::Bound::Unbounded))?
-        }
+        Some(key) => sessions.range::<&[u8; 32]>((Bound::Excluded(&key.0), Bound::Unbounded))?,
     })
 }
 
@@ -461,7 +480,6 @@ fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
 mod tests {
     use std::fs::OpenOptions;
     use std::io;
-    use std::ops::Bound;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use redb::StorageBackend;

@@ -15,7 +15,7 @@ use super::{AccountRecord, Grant, Version};
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::identity::{AccountId, Claims, Email, VerifiedIdentity};
-use crate::keys::{Keyring, Purpose, SigningKeys};
+use crate::keys::{KeyId, Keyring, Purpose, SigningKeys};
 use crate::membership::Membership;
 use crate::secret::Secret;
 use crate::session::{self, SessionKey};
@@ -45,7 +45,16 @@ impl Sealer {
     /// nothing and spends no nonce. Who can write the store could keep an idle session from going idle; its
     /// lifetime, which counts from the sealed beginning, ends it all the same.
     pub(super) fn session(&self, key: SessionKey, record: &session::Record) -> Vec<u8> {
-        self.value(record.last_used_at.unix_millis(), Purpose::Session, &key.0, record)
+        let begun_under = self.ring.ids().next().map(|id| id.to_string());
+        let stored = StoredSession { record, begun_under };
+        self.value(record.last_used_at.unix_millis(), Purpose::Session, &key.0, &stored)
+    }
+
+    /// The key that was first when the session was begun, and that its cookie needs, whatever key seals the
+    /// record by now.
+    pub(super) fn begun_under(&self, key: SessionKey, value: &[u8]) -> Option<KeyId> {
+        let (_, read) = self.open::<BegunUnder>(Purpose::Session, &key.0, value)?;
+        read.begun_under?.parse().ok()
     }
 
     pub(super) fn open_session(&self, key: SessionKey, value: &[u8]) -> Option<session::Record> {
@@ -189,6 +198,19 @@ pub(super) enum Acquaintance {
     Older,
     /// Under none of them.
     Foreign,
+}
+
+/// The name of the key is part of the record, so that it outlives a renewal; [`session::Record`] need not know.
+#[derive(Serialize)]
+struct StoredSession<'a> {
+    #[serde(flatten)]
+    record: &'a session::Record,
+    begun_under: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct BegunUnder {
+    begun_under: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

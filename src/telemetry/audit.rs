@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+pub use super::labels::EndReason;
 use super::labels::{Ending, LogStream, OpenKind, SignInOutcome};
 use super::line::{Line, Style, with_buffer};
 use super::metrics::Metrics;
@@ -81,6 +82,35 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// An operator ended sessions. Where these were all of an account, a [`Event::SessionsEnded`] for each account
+    /// stands before it.
+    SessionsRevoked {
+        /// What was named: `session`, `account`, `group` or `all`.
+        scope: &'static str,
+        /// Whose, where it was one account's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        account: Option<AccountId>,
+        /// The session, where it was one.
+        #[serde(serialize_with = "short_if_any", skip_serializing_if = "Option::is_none")]
+        session: Option<SessionKey>,
+        /// The group, where one was named.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// How many sessions ended.
+        count: u64,
+        /// On whose word.
+        #[serde(flatten)]
+        word: Word,
+    },
+    /// An operator had every key that signs assertions replaced at once: what they signed is worth nothing any
+    /// more.
+    KeysDistrusted {
+        /// The ids of the keys that are gone.
+        keys: Vec<String>,
+        /// On whose word.
+        #[serde(flatten)]
+        word: Word,
+    },
     /// Somebody who is signed in was refused.
     Denied {
         /// Who.
@@ -141,7 +171,7 @@ pub enum Event {
     },
     /// Another key signs.
     KeysRotated {
-        /// What the key is for: `assertion` or `cookie`.
+        /// What the key is for: `assertion`, or `secret` for cookies and everything stored.
         purpose: &'static str,
         /// The key id; public.
         key: String,
@@ -160,14 +190,26 @@ pub enum Event {
     },
 }
 
-/// Why sessions were ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EndReason {
-    /// The account withdrew the app at Bitbucket.
-    GrantWithdrawn,
-    /// The account is deactivated at Bitbucket.
-    AccountDeactivated,
+/// On whose word an operator's request was done. Only the address is known; the rest is what they say.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Word {
+    /// Where they called from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// Who they say they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn short_if_any<S: Serializer>(session: &Option<SessionKey>, serializer: S) -> Result<S::Ok, S::Error> {
+    match session {
+        Some(session) => short(session, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn short<S: Serializer>(session: &SessionKey, serializer: S) -> Result<S::Ok, S::Error> {
@@ -262,6 +304,11 @@ pub(super) mod tests {
         let session = SessionKey([2; 32]);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let request_id = "r-1".to_owned();
+        let word = Word {
+            client: Some(client),
+            by: Some("olga".to_owned()),
+            why: Some("a stolen laptop".to_owned()),
+        };
         vec![
             Event::Started { version: "1.2.3".to_owned(), config: "aabb".to_owned() },
             Event::Stopped,
@@ -280,6 +327,15 @@ pub(super) mod tests {
             },
             Event::SignedOut { account, session, client },
             Event::SessionsEnded { account: Some(account), reason: EndReason::GrantWithdrawn, count: 2 },
+            Event::SessionsRevoked {
+                scope: "account",
+                account: Some(account),
+                session: Some(session),
+                group: Some("my-team".to_owned()),
+                count: 2,
+                word: word.clone(),
+            },
+            Event::KeysDistrusted { keys: vec!["k-1".to_owned()], word },
             Event::Denied {
                 account,
                 route: "wiki".to_owned(),

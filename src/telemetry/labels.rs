@@ -93,8 +93,8 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision Ending Endpoint Freshness LogStream
-    OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
+    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
+    KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
 label! {
@@ -362,6 +362,8 @@ label! {
         SlugPins = "slug_pins",
         /// Remove what has expired.
         Sweep = "sweep",
+        /// Seal anew under a new key, or see what each key opens.
+        Renew = "renew",
     }
 }
 
@@ -384,6 +386,44 @@ label! {
         Forged = "forged",
         /// It is ours, and the session is over or unknown.
         NoSession = "no_session",
+    }
+}
+
+label! {
+    /// Why a session ended.
+    EndReason is "reason" {
+        /// The person signed out, here or from another browser of theirs.
+        SignedOut = "signed_out",
+        /// The same browser signed in anew.
+        Replaced = "replaced",
+        /// An operator ended it.
+        Revoked = "revoked",
+        /// The account withdrew the app at Bitbucket.
+        GrantWithdrawn = "grant_withdrawn",
+        /// The account is deactivated at Bitbucket.
+        AccountDeactivated = "account_deactivated",
+        /// It was too old, or unused for too long. Counted when it is swept away.
+        Expired = "expired",
+    }
+}
+
+impl From<EndReason> for Ending {
+    fn from(reason: EndReason) -> Ending {
+        match reason {
+            EndReason::SignedOut | EndReason::Replaced => Ending::SignedOut,
+            EndReason::Revoked | EndReason::GrantWithdrawn | EndReason::AccountDeactivated => Ending::Revoked,
+            EndReason::Expired => Ending::Expired,
+        }
+    }
+}
+
+label! {
+    /// What came of a changed secret file.
+    KeyReload is "outcome" {
+        /// Its keys are in use.
+        Taken = "taken",
+        /// It is not good, or would lose what is sealed; the keys before it stay in use.
+        Refused = "refused",
     }
 }
 

@@ -15,9 +15,9 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CertificateReload, ConnectionRefusal, CookieFault, Decision, Ending,
-    Endpoint, Freshness, Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome,
-    StatusClass, StoreOperation, Throttled, UpstreamFault,
+    AssertionSource, CallOutcome, CertificateReload, ConnectionRefusal, CookieFault, Decision, EndReason,
+    Ending, Endpoint, Freshness, KeyReload, Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome,
+    SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -70,6 +70,8 @@ pub struct Metrics {
     pub throttled: Counters<Throttled>,
     /// Sessions that count.
     pub sessions: IntGauge,
+    /// Ends of sessions.
+    pub sessions_ended: Counters<EndReason>,
 
     /// Memberships in memory, by age.
     pub memberships: Gauges<Freshness>,
@@ -98,6 +100,10 @@ pub struct Metrics {
     pub store_seconds: Histograms<StoreOperation>,
     /// Records that could not be read.
     pub corrupted_records: IntCounter,
+    /// What came of changes of the secret file.
+    pub key_reloads: Counters<KeyReload>,
+    /// 1 while the secret file is not the one in use.
+    pub secret_file_refused: IntGauge,
 
     certificate_ends: GaugeVec,
     certificate_trouble: IntGaugeVec,
@@ -249,6 +255,13 @@ impl Metrics {
             "A sudden fall is a mass sign-out: a lost secret file, a lost store, or a revocation.",
         )?;
 
+        let sessions_ended = t.counters(
+            "teamgate_sessions_ended_total",
+            "Sessions that ended.",
+            "`revoked` is an operator, and the audit log says who; many `grant_withdrawn` at once mean that the \
+             client was changed at Bitbucket.",
+        )?;
+
         t.section("Memberships");
         let memberships = t.gauges(
             "teamgate_memberships",
@@ -323,6 +336,17 @@ impl Metrics {
             "Anything above zero: a wrong secret file, a damaged disk, or somebody writing into the store.",
         )?;
 
+        let key_reloads = t.counters(
+            "teamgate_key_reloads_total",
+            "Changes of the secret file, by what came of them.",
+            "`refused`: the log says why, and the keys before it stay in use.",
+        )?;
+        let secret_file_refused = t.gauge(
+            "teamgate_secret_file_refused",
+            "1 while the secret file is not good and the keys before it stay in use, else 0.",
+            "At 1 the next start fails, or replicas come to differ: mend the file.",
+        )?;
+
         t.section("Certificates");
         let certificate_ends = t.by_certificate(
             "teamgate_certificate_expiry_timestamp_seconds",
@@ -387,6 +411,7 @@ impl Metrics {
             sign_ins,
             throttled,
             sessions,
+            sessions_ended,
             memberships,
             oldest_membership,
             requeries,
@@ -399,6 +424,8 @@ impl Metrics {
             store_errors,
             store_seconds,
             corrupted_records,
+            key_reloads,
+            secret_file_refused,
             certificate_ends,
             certificate_trouble,
             certificate_reloads,

@@ -222,6 +222,34 @@ walk('Ben loses his team while he is signed in, and gets it back', async () => {
   await operator.context.close();
 });
 
+walk('Ben signs his other browsers out, one and then the rest, and stays', async () => {
+  const here = await visitor();
+  await signIn(here.page, 'Ben Berg', `${gateway}/`);
+  // Others may have been left behind by other walks.
+  await here.page.goto(`${gateway}/.teamgate/`);
+  const rest = here.page.getByRole('button', { name: 'Sign out everywhere else', exact: true });
+  if (await rest.count()) await rest.click();
+  const [first, second] = [await visitor(), await visitor()];
+  for (const other of [first, second]) await signIn(other.page, 'Ben Berg', `${gateway}/`);
+  await here.page.goto(`${gateway}/.teamgate/`);
+  await sees(here.page, 'Your other browsers', 'from 127.0.0.1', 'Signed in from');
+  await look.at(here.page, 'other-browsers', 'who-am-i');
+  const rows = here.page.locator('section[aria-labelledby="others"] li');
+  expect((await rows.count()) === 2, `there are ${await rows.count()} other browsers`, here.page);
+  await rows.first().getByRole('button', { name: /^Sign out Chrom/ }).click();
+  at(here.page, `${gateway}/.teamgate/`);
+  expect((await rows.count()) === 1, `there are ${await rows.count()} other browsers left`, here.page);
+  await press(here.page, 'Sign out everywhere else');
+  at(here.page, `${gateway}/.teamgate/`);
+  expect((await rows.count()) === 0, 'there are others left', here.page);
+  for (const other of [first, second]) {
+    await other.page.goto(`${gateway}/.teamgate/`);
+    await heading(other.page, 'You’re not signed in');
+  }
+  await here.page.goto(`${gateway}/`);
+  await heading(here.page, 'The wiki knows you as Ben Berg');
+});
+
 walk('a sign-in is cancelled, and tried again', async () => {
   const { context, page } = await visitor();
   await page.goto(`${gateway}/deploy?tab=2`);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::keys::teamgate;
 use crate::support::{Browser, Checked, Config, Request, Response, Setup, Wire, eventually, send};
 
 /// The samples of a page in Prometheus' text format: name and labels as written, and the value.
@@ -304,5 +305,325 @@ async fn with_a_token_only_those_who_have_it_learn_anything() -> Checked {
             assert_eq!(send(&request).await?.status != 401, passes, "{path} {authorization}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_there_is_made_for_its_owner_alone() -> Checked {
+    let mut setup =
+        Setup::with(Config::default().top("admin: { address: $ADMIN, token_file: admin.token }")).await?;
+    let file = setup.gateway.folder().join("admin.token");
+    let token = std::fs::read_to_string(&file)?.trim().to_owned();
+    assert!(token.len() >= 43, "{} characters", token.len());
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file)?) & 0o777, 0o600);
+    setup.signed_in("ben").await?;
+    for path in ["/api/sessions", "/api/keys", "/metrics"] {
+        api(&setup, "GET", path).await?.expect(401)?;
+        let request = Request::get(&setup.gateway.admin_url(path));
+        send(&request.header("Authorization", &format!("Bearer {token}"))).await?.expect(200)?;
+    }
+    api(&setup, "DELETE", "/api/sessions?all=true").await?.expect(401)?;
+    // The command line finds it where the configuration says, or is told.
+    let (code, out, err) = teamgate(&setup, &["sessions", "list"]).await?;
+    assert!(code == 0 && out.contains("Ben Berg"), "{out}{err}");
+    let url = setup.gateway.admin_url("");
+    let told = ["sessions", "list", "--admin", &url, "--token-file", "admin.token"];
+    assert_eq!(teamgate(&setup, &told).await?.0, 0);
+    let (code, _, err) = teamgate(&setup, &told[..4]).await?;
+    assert!(code == 1 && err.contains("--token-file"), "{code} {err}");
+    // It stays the same over a restart.
+    setup.gateway.kill().await?;
+    setup.gateway.restart().await?;
+    assert_eq!(std::fs::read_to_string(&file)?.trim(), token);
+    assert!(!setup.gateway.stderr().iter().any(|line| line.contains(&token)));
+    Ok(())
+}
+
+/// Asks the operators' API as a program does.
+async fn api(setup: &Setup, method: &str, path: &str) -> Checked<Response> {
+    send(&Request::new(method, &setup.gateway.admin_url(path))).await
+}
+
+async fn listed(setup: &Setup, query: &str) -> Checked<Vec<Value>> {
+    let page = api(setup, "GET", &format!("/api/sessions{query}")).await?;
+    Ok(page.expect(200)?.json()?["sessions"].as_array().cloned().unwrap_or_default())
+}
+
+const ANN: &str = "a0000000-0000-4000-8000-0000000000a1";
+const BEN: &str = "b0000000-0000-4000-8000-0000000000b1";
+
+#[tokio::test]
+async fn operators_see_who_is_signed_in_and_nothing_that_opens_a_door() -> Checked {
+    let setup = Setup::new().await?;
+    let (ann, ben) = (setup.signed_in("ann").await?, setup.signed_in("ben").await?);
+    let all = listed(&setup, "").await?;
+    assert_eq!(all.len(), 2);
+    let session = listed(&setup, &format!("?account={BEN}")).await?.pop().ok_or("none")?;
+    assert_eq!((&session["name"], &session["nickname"]), (&"Ben Berg".into(), &"ben".into()));
+    assert_eq!((&session["account"], &session["address"]), (&BEN.into(), &"127.0.0.1".into()));
+    assert!(session["user_agent"].as_str().is_some_and(|agent| agent.contains("Chrome")));
+    // By the name that logs, apps and the person know it by.
+    let info = ben.script(&setup.url("/.teamgate/userinfo")).await?.json()?;
+    assert_eq!(session["id"], info["session"]["id"]);
+    assert_eq!(setup.gateway.recorded("signed_in", 2).await?[1]["session"], session["id"]);
+
+    let id = session["id"].as_str().ok_or("no id")?;
+    let page = api(&setup, "GET", &format!("/api/sessions/{id}")).await?;
+    let facts = page.expect(200)?.json()?;
+    assert_eq!(facts["email"], "ben@example.com");
+    assert!(facts["groups"].as_array().is_some_and(|groups| groups.contains(&"acme".into())), "{facts}");
+    assert!(facts["groups_as_of"].is_string() && facts["expires_at"].is_string());
+    for browser in [&ann, &ben] {
+        let cookie = browser.session()?;
+        assert!(!page.text().contains(&cookie) && !json!(all).to_string().contains(&cookie[..20]));
+    }
+    // What names it is no cookie, either.
+    let thief = Browser::new();
+    thief.plant("teamgate", id);
+    thief.script(&setup.url("/")).await?.expect(401)?;
+
+    for (query, count) in [
+        ("?account=ben", 1),
+        ("?account=Ben%40Example.com", 1),
+        ("?account=c0000000-0000-4000-8000-0000000000c1", 0),
+        ("?group=acme", 2),
+        ("?group=acme/administrators", 1),
+        ("?group=acme%2Fmembers", 2),
+        ("?group=nobody", 0),
+    ] {
+        assert_eq!(listed(&setup, query).await?.len(), count, "{query}");
+    }
+    for (path, status) in [
+        ("/api/sessions/0123456789abcdef", 404),
+        ("/api/sessions/x", 400),
+        ("/api/sessions?account=nobody", 404),
+        ("/api/sessions?group=acme/owners", 400),
+        ("/api/sessions?acount=ben", 400),
+        ("/api/sessions?limit=0", 400),
+        ("/api/sessions?limit=1001", 400),
+        ("/api/sessions?limit=1&limit=2", 400),
+        ("/api/sessions?account=ben&group=acme", 400),
+        ("/api/sessions?after=x", 400),
+        ("/api/nothing", 404),
+    ] {
+        let page = api(&setup, "GET", path).await?;
+        let problem = page.expect(status)?.json()?;
+        assert_eq!(page.header("content-type"), Some("application/problem+json"), "{path}");
+        assert!(problem["detail"].is_string() && problem["status"] == status, "{path}: {problem}");
+    }
+    api(&setup, "PUT", "/api/sessions").await?.expect(405)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_long_list_comes_in_pages_and_each_session_once() -> Checked {
+    let setup = Setup::new().await?;
+    for user in ["ann", "ben", "cleo", "ben", "ann", "ben", "cleo"] {
+        setup.signed_in(user).await?;
+    }
+    for (filter, expected) in [("", 7), ("&account=ben", 3), ("&group=globex", 2)] {
+        let (mut ids, mut after, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let page = api(&setup, "GET", &format!("/api/sessions?limit=2{filter}{after}")).await?;
+            let page = page.expect(200)?.json()?;
+            let found = page["sessions"].as_array().cloned().unwrap_or_default();
+            assert!(found.len() <= 2, "{page}");
+            ids.extend(found.into_iter().map(|session| session["id"].to_string()));
+            pages += 1;
+            let Some(next) = page["next"].as_str() else { break };
+            after = format!("&after={next}");
+        }
+        let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
+        assert_eq!((ids.len(), distinct.len()), (expected, expected), "{filter}: {ids:?}");
+        assert!(pages <= expected / 2 + 1, "{filter}: {pages} pages");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_that_an_operator_ends_is_over_at_the_next_request_and_others_go_on() -> Checked {
+    let mut setup = Setup::new().await?;
+    let (one, other) = (setup.signed_in("ben").await?, setup.signed_in("ben").await?);
+    let info = one.script(&setup.url("/.teamgate/userinfo")).await?.json()?;
+    let id = info["session"]["id"].as_str().ok_or("no id")?;
+    let path = format!("/api/sessions/{id}?by=olga&why=a%20stolen%20laptop");
+    let ended = api(&setup, "DELETE", &path).await?;
+    assert_eq!(ended.expect(200)?.json()?, json!({ "sessions": 1, "accounts": 1 }));
+    one.script(&setup.url("/")).await?.expect(401)?;
+    other.script(&setup.url("/")).await?.expect(200)?;
+    api(&setup, "DELETE", &path).await?.expect(404)?;
+    let record = &setup.gateway.recorded("sessions_revoked", 1).await?[0];
+    assert_eq!(
+        [&record["scope"], &record["session"], &record["account"], &record["by"], &record["why"]],
+        ["session", id, BEN, "olga", "a stolen laptop"]
+    );
+    assert_eq!((&record["client"], &record["count"]), (&"127.0.0.1".into(), &1.into()));
+    assert_eq!(Metrics::of(&setup).await?.get("teamgate_sessions_ended_total{reason=\"revoked\"}"), 1.0);
+    setup.gateway.kill().await?;
+    setup.gateway.restart().await?;
+    one.script(&setup.url("/")).await?.expect(401)?;
+    other.script(&setup.url("/")).await?.expect(200)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn sessions_end_by_account_by_group_or_all_and_only_those() -> Checked {
+    let mut setup = Setup::new().await?;
+    let mut browsers = Vec::new();
+    for user in ["ann", "ben", "ben", "cleo"] {
+        browsers.push(setup.signed_in(user).await?);
+    }
+    let signed_in = async |setup: &Setup| -> Checked<Vec<bool>> {
+        let mut found = Vec::new();
+        for browser in &browsers {
+            found.push(browser.script(&setup.url("/lobby")).await?.status == 200);
+        }
+        Ok(found)
+    };
+    // What does not say whose ends nobody's.
+    for query in
+        ["", "?all", "?all=yes", "?all=1", "?account=ben&all=true", "?group=", "?account=", "?al=true"]
+    {
+        let status = api(&setup, "DELETE", &format!("/api/sessions{query}")).await?.status;
+        assert!([400, 404].contains(&status), "{query}: {status}");
+    }
+    assert_eq!(signed_in(&setup).await?, [true; 4]);
+
+    let end = async |setup: &Setup, query: &str| -> Checked<Value> {
+        api(setup, "DELETE", &format!("/api/sessions?{query}")).await?.expect(200)?.json()
+    };
+    assert_eq!(end(&setup, "account=ben").await?, json!({ "sessions": 2, "accounts": 1 }));
+    assert_eq!(signed_in(&setup).await?, [true, false, false, true]);
+    assert_eq!(end(&setup, "group=acme/administrators").await?, json!({ "sessions": 1, "accounts": 1 }));
+    assert_eq!(signed_in(&setup).await?, [false, false, false, true]);
+    // Who was signed out may sign in again.
+    let again = setup.signed_in("ben").await?;
+    assert_eq!(end(&setup, "all=true").await?, json!({ "sessions": 2, "accounts": 2 }));
+    assert_eq!(signed_in(&setup).await?, [false; 4]);
+    again.script(&setup.url("/lobby")).await?.expect(401)?;
+    assert_eq!(listed(&setup, "").await?.len(), 0);
+    setup.gateway.kill().await?;
+    setup.gateway.restart().await?;
+    assert_eq!(signed_in(&setup).await?, [false; 4]);
+
+    let records = setup.gateway.recorded("sessions_revoked", 3).await?;
+    let scopes: Vec<_> = records.iter().map(|record| (&record["scope"], &record["group"])).collect();
+    let (null, group) = (Value::Null, Value::from("acme/administrators"));
+    assert_eq!(scopes, [(&"account".into(), &null), (&"group".into(), &group), (&"all".into(), &null)]);
+    let each = setup.gateway.audited("sessions_ended");
+    let accounts: Vec<_> = each.iter().map(|record| (&record["account"], &record["reason"])).collect();
+    let revoked = Value::from("revoked");
+    assert_eq!(accounts.len(), 4);
+    assert_eq!(accounts[..2], [(&BEN.into(), &revoked), (&ANN.into(), &revoked)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_nickname_that_several_have_names_nobody() -> Checked {
+    let setup = Setup::new().await?;
+    setup.simulator.with(|world| -> Checked {
+        world.user_mut("cleo")?.nickname = Some("ben".to_owned());
+        Ok(())
+    })?;
+    let (ben, cleo) = (setup.signed_in("ben").await?, setup.signed_in("cleo").await?);
+    let answer = api(&setup, "DELETE", "/api/sessions?account=ben").await?;
+    let problem = answer.expect(409)?.json()?;
+    let candidates = problem["candidates"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<&str> = candidates.iter().filter_map(|candidate| candidate["name"].as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["Ben Berg", "Cleo Costa"], "{problem}");
+    for browser in [&ben, &cleo] {
+        browser.script(&setup.url("/lobby")).await?.expect(200)?;
+    }
+    let answer = api(&setup, "DELETE", &format!("/api/sessions?account={BEN}")).await?;
+    assert_eq!(answer.expect(200)?.json()?["sessions"], 1);
+    cleo.script(&setup.url("/lobby")).await?.expect(200)?;
+    Ok(())
+}
+
+/// Without a token, whoever sits at the machine has a browser, and pages from anywhere can make it call.
+#[tokio::test]
+async fn a_page_in_a_browser_ends_nobodys_session() -> Checked {
+    let setup = Setup::new().await?;
+    let ben = setup.signed_in("ben").await?;
+    let port = setup.gateway.admin_address().port();
+    let rebound = format!("evil.example:{port}");
+    let rows: [&[(&str, &str)]; 6] = [
+        &[("Origin", "https://evil.example")],
+        &[("Origin", "null")],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site")],
+        &[("Content-Type", "text/plain")],
+        &[("Host", &rebound)],
+    ];
+    for headers in rows {
+        for (method, path) in [
+            ("DELETE", "/api/sessions?all=true"),
+            ("POST", "/api/keys/signing?now=true"),
+            ("GET", "/api/sessions"),
+        ] {
+            let request = Request::new(method, &setup.gateway.admin_url(path)).headers(headers);
+            let answer = send(&request).await?;
+            assert!(!answer.expect(403)?.text().contains("Ben"), "{method} {path} {headers:?}");
+        }
+    }
+    ben.script(&setup.url("/")).await?.expect(200)?;
+    assert!(setup.gateway.audited("keys_distrusted").is_empty());
+    // And none of it is on the listener for browsers.
+    let answer = ben.script(&setup.url("/api/sessions")).await?;
+    assert_eq!(answer.expect(200)?.json()?["target"], "/api/sessions", "it is the app's");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_command_line_lists_shows_and_ends_sessions() -> Checked {
+    let setup = Setup::new().await?;
+    let (ann, ben) = (setup.signed_in("ann").await?, setup.signed_in("ben").await?);
+    let (code, out, err) = teamgate(&setup, &["sessions", "list"]).await?;
+    assert_eq!((code, &*err), (0, ""), "{out}");
+    assert_eq!(out.lines().count(), 3, "{out}");
+    for part in ["ID", "LAST USED", "Ann Abel (ann)", "Ben Berg (ben)", "127.0.0.1", "Chrome on Linux"] {
+        assert!(out.contains(part), "{part}\n{out}");
+    }
+    let (_, out, _) = teamgate(&setup, &["sessions", "list", "--account", "ben", "--json"]).await?;
+    let found: Value = serde_json::from_str(&out)?;
+    let id = found["sessions"][0]["id"].as_str().ok_or("no id")?;
+    let (code, out, _) = teamgate(&setup, &["sessions", "show", id]).await?;
+    assert!(code == 0 && out.contains("ben@example.com") && out.contains("acme/members"), "{out}");
+    let (_, out, _) = teamgate(&setup, &["sessions", "list", "--limit", "1"]).await?;
+    assert!(out.contains("… and more"), "{out}");
+
+    let (code, out, _) =
+        teamgate(&setup, &["sessions", "revoke", "--id", id, "--why", "a stolen laptop"]).await?;
+    assert_eq!((code, &*out), (0, "1 session of 1 account ended"));
+    ben.script(&setup.url("/")).await?.expect(401)?;
+    assert_eq!(setup.gateway.recorded("sessions_revoked", 1).await?[0]["why"], "a stolen laptop");
+
+    // Everybody only if it is meant: there is no terminal to ask on.
+    let (code, _, err) = teamgate(&setup, &["sessions", "revoke", "--all"]).await?;
+    assert!(code == 1 && err.contains("--yes"), "{code} {err}");
+    ann.script(&setup.url("/")).await?.expect(200)?;
+    let (code, out, _) = teamgate(&setup, &["sessions", "revoke", "--all", "--yes", "--json"]).await?;
+    assert_eq!((code, serde_json::from_str::<Value>(&out)?), (0, json!({ "sessions": 1, "accounts": 1 })));
+    ann.script(&setup.url("/")).await?.expect(401)?;
+
+    for (arguments, expected, said) in [
+        (&["sessions", "revoke"][..], 2, "--all"),
+        (&["sessions", "revoke", "--all", "--id", "a"], 2, "cannot be used with"),
+        (&["sessions"], 2, "list"),
+        (&["sessions", "show", "0123456789abcdef"], 1, "there is no session"),
+        (&["sessions", "show", "../keys"], 1, "no id of a session"),
+        (&["sessions", "revoke", "--account", "nobody"], 1, "nobody who is signed in"),
+        (&["sessions", "list", "--admin", "https://127.0.0.1"], 1, "plain http"),
+        (&["sessions", "list", "--admin", "http://127.0.0.1:1"], 3, "is it running"),
+        (&["sessions", "list", "--config", "nowhere.yaml"], 1, "nowhere.yaml"),
+    ] {
+        let (code, _, err) = teamgate(&setup, arguments).await?;
+        assert!(code == expected && err.contains(said), "{arguments:?}: {code} {err}");
+    }
+    // Another program has the port.
+    let url = setup.upstream.url();
+    let (code, _, err) = teamgate(&setup, &["sessions", "list", "--admin", &url]).await?;
+    assert!(code == 3 && err.contains("no gateway of this version"), "{code} {err}");
     Ok(())
 }

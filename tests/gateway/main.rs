@@ -14,8 +14,8 @@ mod framing;
 mod grpc;
 mod heavy;
 mod http2;
-
 mod http2_limits;
+mod keys;
 mod limits;
 mod login;
 mod nonsense;

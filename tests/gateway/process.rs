@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use bitbucket_sim::{EXAMPLE_CLIENT_SECRET, Fault, FaultKind};
 use regex::Regex;
 use serde_json::Value;
+use teamgate::clock::Clock;
 use teamgate::entropy::Entropy;
 use teamgate::keys::Keyring;
 use tokio::net::TcpStream;
@@ -77,7 +78,7 @@ async fn a_secret_file_that_cannot_be_used_is_named() -> Checked {
     std::fs::remove_dir(&secret)?;
 
     // A good one, of another installation.
-    Keyring::generate_file(&secret, &Entropy::system())?;
+    Keyring::generate_file(&secret, &Entropy::system(), Clock::system().now())?;
     says(&try_start(&setup.gateway, &[]).await?, &["teamgate.redb", "another secret"]);
     // Nothing was spoiled by all that.
     std::fs::write(&secret, good)?;

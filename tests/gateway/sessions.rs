@@ -200,3 +200,80 @@ async fn people_see_who_they_are_and_where_else_they_are_signed_in() -> Checked 
     assert_eq!(style.expect(200)?.header("content-type"), Some("text/css; charset=utf-8"));
     Ok(())
 }
+
+/// The id of a browser's session, as the person and the logs know it.
+async fn id(setup: &Setup, browser: &Browser) -> Checked<String> {
+    let info = browser.script(&setup.url("/.teamgate/userinfo")).await?.json()?;
+    Ok(info["session"]["id"].as_str().ok_or("no session")?.to_owned())
+}
+
+#[tokio::test]
+async fn people_sign_out_their_other_browsers_one_by_one_or_all() -> Checked {
+    let setup = Setup::new().await?;
+    let mut browsers = Vec::new();
+    for _ in 0..4 {
+        browsers.push(setup.signed_in("ben").await?);
+    }
+    let (here, ann) = (&browsers[0], setup.signed_in("ann").await?);
+    let page = here.get(&setup.url("/.teamgate/")).await?.text();
+    assert_eq!(page.matches("?session=").count(), 3, "{page}");
+    assert!(!page.contains("<script") && page.contains("127.0.0.1"), "{page}");
+    let one = id(&setup, &browsers[1]).await?;
+    assert!(page.contains(&format!("action=\"/.teamgate/logout?session={one}\"")), "{page}");
+
+    let url = setup.url(&format!("/.teamgate/logout?session={one}"));
+    let answer = here.post(&url, &[]).await?;
+    assert_eq!(answer.expect(303)?.location()?, setup.url("/.teamgate/"));
+    browsers[1].script(&setup.url("/")).await?.expect(401)?;
+    browsers[2].script(&setup.url("/")).await?.expect(200)?;
+    // Once more is no mistake.
+    here.post(&url, &[]).await?.expect(303)?;
+
+    here.post(&setup.url("/.teamgate/logout?others"), &[]).await?.expect(303)?;
+    for gone in &browsers[2..] {
+        gone.script(&setup.url("/")).await?.expect(401)?;
+    }
+    here.script(&setup.url("/")).await?.expect(200)?;
+    ann.script(&setup.url("/")).await?.expect(200)?;
+    let records = setup.gateway.recorded("signed_out", 3).await?;
+    assert_eq!(records.len(), 3);
+    assert!(records.iter().all(|record| record["account"] == "b0000000-0000-4000-8000-0000000000b1"));
+
+    // This one is a sign-out like any other.
+    let this = id(&setup, here).await?;
+    here.post(&setup.url(&format!("/.teamgate/logout?session={this}")), &[]).await?.expect(200)?;
+    assert!(here.session().is_err());
+    here.script(&setup.url("/")).await?.expect(401)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_signs_out_somebody_elses_browser_and_no_other_site_does() -> Checked {
+    let setup = Setup::new().await?;
+    let (ann, ben, also_ben) =
+        (setup.signed_in("ann").await?, setup.signed_in("ben").await?, setup.signed_in("ben").await?);
+    let (anns, bens) = (id(&setup, &ann).await?, id(&setup, &also_ben).await?);
+    // By its name, from a good page.
+    ben.post(&setup.url(&format!("/.teamgate/logout?session={anns}")), &[]).await?.expect(303)?;
+    ann.script(&setup.url("/")).await?.expect(200)?;
+    ben.script(&setup.url("/")).await?.expect(200)?;
+    // From another site, or from nowhere.
+    for target in [format!("/.teamgate/logout?session={bens}"), "/.teamgate/logout?others".to_owned()] {
+        for headers in [
+            &[("Sec-Fetch-Site", "cross-site"), ("Origin", "https://evil.example")][..],
+            &[("Sec-Fetch-Site", "same-site")],
+            &[("Sec-Fetch-Site", "none")],
+            &[("Origin", "https://evil.example")],
+            &[("Origin", "null")],
+            &[],
+        ] {
+            let request = Request::new("POST", &setup.url(&target)).headers(headers).body("");
+            ben.fetch(request).await?.expect(403)?;
+        }
+        // And a link asks, as ever.
+        ben.get(&setup.url(&target)).await?.expect(200)?;
+    }
+    also_ben.script(&setup.url("/")).await?.expect(200)?;
+    assert!(setup.gateway.audited("signed_out").is_empty());
+    Ok(())
+}

@@ -54,7 +54,7 @@ pub(super) fn admin(
         findings.problem(path, format!("`{address}` collides with `{other}` under `listen`; browsers must not reach it, so choose another port"));
     }
     let token = match &document.admin.token_file {
-        Some(file) => Some(findings.secret("admin.token_file", &file.0)?),
+        Some(file) => Some(findings.token("admin.token_file", &file.0)?),
         None => None,
     };
     if token.is_none() && !address.ip().is_loopback() && !findings.places.mentions("admin.token_file") {

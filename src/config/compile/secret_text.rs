@@ -1,13 +1,14 @@
 //! Secrets that stand in files of their own.
 //!
-//! Owns: [`read`]. The first line counts, so that an editor's line break at the end does no harm.
+//! Owns: [`read`], [`create`]. The first line counts, so that an editor's line break at the end does no harm.
 //! Must not know: what the secret is for.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use crate::entropy::Entropy;
 use crate::secret::Secret;
 
 /// The largest file that is read, in bytes.
@@ -26,9 +27,12 @@ pub struct SecretText {
 /// Why there is no secret; a predicate about the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No such file.
+    /// No such file, in a folder that there is.
     #[error("does not exist; create it, or mend the path (relative to the folder of the configuration)")]
     Missing,
+    /// No such folder.
+    #[error("does not exist; create it, or mend the path (relative to the folder of the configuration)")]
+    NoFolder,
     /// The operating system does not give it out.
     #[error("cannot be read ({0}); let the user that runs teamgate read it")]
     Unreadable(io::Error),
@@ -49,7 +53,8 @@ pub enum Error {
 /// [`Error`], each with its cure.
 pub fn read(path: &Path) -> Result<SecretText, Error> {
     let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Error::Missing,
+        io::ErrorKind::NotFound if folder_of(path).is_dir() => Error::Missing,
+        io::ErrorKind::NotFound => Error::NoFolder,
         _ => Error::Unreadable(error),
     })?;
     let mode = file.metadata().map_err(Error::Unreadable)?.mode() & 0o777;
@@ -70,18 +75,56 @@ pub fn read(path: &Path) -> Result<SecretText, Error> {
     Ok(SecretText { secret: Secret::new(first.to_owned()), exposed })
 }
 
+/// Makes a file of mode 0600 with `secret` in its first line. It is on disk, whole, when this returns.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where there is one: somebody else's secret is never overwritten. Otherwise what
+/// the folder does not allow.
+pub fn create(path: &Path, secret: &Secret<String>, entropy: &Entropy) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}", entropy.token::<9>()));
+    let written =
+        File::options().write(true).create_new(true).mode(0o600).open(&draft).and_then(|mut file| {
+            file.write_all(secret.expose().as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()
+        });
+    // A link, unlike a rename, fails when the name is taken; and the name never shows half a file.
+    let linked = written.and_then(|()| fs::hard_link(&draft, path));
+    // Of a draft that could not be written there is nothing to remove.
+    let _ = fs::remove_file(&draft);
+    linked.and_then(|()| File::open(folder_of(path))?.sync_all())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_file_that_is_made_is_private_and_never_replaces_one() -> Result<(), Box<dyn std::error::Error>> {
+        let (folder, entropy) = (tempfile::tempdir()?, Entropy::system());
+        let path = folder.path().join("token");
+        create(&path, &Secret::new("first".to_owned()), &entropy)?;
+        assert_eq!(fs::metadata(&path)?.mode() & 0o777, 0o600);
+        let again = create(&path, &Secret::new("second".to_owned()), &entropy);
+        assert_eq!(again.map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
+        assert_eq!(read(&path)?.secret.expose(), "first");
+        assert_eq!(fs::read_dir(folder.path())?.count(), 1, "no draft stays behind");
+        Ok(())
+    }
 
     #[test]
     fn the_first_line_counts_and_permissions_are_looked_at() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("secret");
         assert!(matches!(read(&path), Err(Error::Missing)));
+        assert!(matches!(read(&path.join("below")), Err(Error::NoFolder)));
         assert!(matches!(read(folder.path()), Err(Error::Unreadable(_) | Error::Writable(_))));
         for (content, mode, expected) in [
             ("s3cret\n", 0o600, Ok(("s3cret", None))),

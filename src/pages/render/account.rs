@@ -2,6 +2,8 @@
 //!
 //! Owns: what a person sees of account, groups and sessions. Must not know: where these are kept.
 
+use std::net::IpAddr;
+
 use askama::Template;
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -22,6 +24,10 @@ pub struct ThisSession<'a> {
     pub ends_at: Timestamp,
     /// What the browser called itself at sign-in.
     pub user_agent: Option<&'a str>,
+    /// Where it was at sign-in.
+    pub address: Option<IpAddr>,
+    /// Where *sign out* for this one posts to.
+    pub sign_out: &'a str,
 }
 
 /// Everything that somebody signed in may see about themselves.
@@ -39,10 +45,10 @@ pub struct Profile<'a> {
     pub session: ThisSession<'a>,
     /// The person's other sessions.
     pub others: &'a [ThisSession<'a>],
-    /// Where *sign out* posts to.
-    pub sign_out: &'a str,
-    /// Where *sign out everywhere else* posts to, if that can be had.
-    pub sign_out_others: Option<&'a str>,
+    /// How many more there are than are shown.
+    pub more: usize,
+    /// Where *sign out everywhere else* posts to.
+    pub sign_out_others: &'a str,
 }
 
 /// What `/.teamgate/` has to tell.
@@ -102,8 +108,8 @@ struct AccountPage<'a> {
     view: &'a Profile<'a>,
     initial: String,
     groups: Option<Groups<'a>>,
-    session: Browser,
-    others: Vec<Browser>,
+    session: Browser<'a>,
+    others: Vec<Browser<'a>>,
 }
 
 struct Groups<'a> {
@@ -113,8 +119,10 @@ struct Groups<'a> {
 }
 
 /// A session in words.
-struct Browser {
+struct Browser<'a> {
     name: String,
+    address: Option<IpAddr>,
+    sign_out: &'a str,
     begun_at: Timestamp,
     begun: String,
     used_at: Timestamp,
@@ -123,10 +131,12 @@ struct Browser {
     ends: String,
 }
 
-impl Browser {
-    fn of(session: &ThisSession<'_>, now: Timestamp) -> Browser {
+impl<'a> Browser<'a> {
+    fn of(session: &ThisSession<'a>, now: Timestamp) -> Browser<'a> {
         Browser {
             name: words::browser(session.user_agent),
+            address: session.address,
+            sign_out: session.sign_out,
             begun_at: session.begun_at,
             begun: words::ago(now, session.begun_at),
             used_at: session.last_used_at,
