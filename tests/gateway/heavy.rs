@@ -180,7 +180,7 @@ async fn streams_outlive_everything_that_is_renewed_around_them() -> Checked {
     let app = echo().await?;
     let route = format!("name: ws, path: /ws, teams: [acme], upstream: \"http://{app}\"");
     let setup = Setup::with(listening().top(RESTLESS).route(&route)).await?;
-    let (address, span) = (setup.gateway.address(), size(Duration::from_secs(6), Duration::from_secs(120)));
+    let (address, span) = (setup.gateway.address(), size(Duration::from_secs(4), Duration::from_secs(120)));
     let ends = Instant::now() + span;
     let mut streams = JoinSet::new();
     let mut readers = Vec::new();
@@ -278,9 +278,9 @@ async fn under_load_no_request_fails_and_nothing_leaks() -> Checked {
     let setup = Setup::with(listening().top("log: { access: false, format: json }").routes(&routes)).await?;
     let cookie = setup.signed_in("ann").await?.cookie_header(&setup.url("/"))?.ok_or("no cookie")?;
     let cookie = format!("Cookie: {cookie}");
-    let (seconds, requests) = (size("1s", "10s"), size("5000", "100000"));
+    let (seconds, requests) = (size("1s", "10s"), size("500", "20000"));
     let (mut memory, mut files) = (0, 0);
-    for round in 0..3 {
+    for round in 0..size(2, 4) {
         for target in [setup.url("/open"), setup.url("/team")] {
             let load = ["--threads", "1", "--connections", "32", "--duration", seconds, "--header", &cookie];
             let said = tool("wrk", "wrk", &[&load[..], &[&target]].concat()).await?;

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::support::{Blunt, Checked, Config, Request, Response, Setup, Wire, eventually};
+use crate::support::{Blunt, Checked, Config, PATIENCE, Request, Response, Setup, Wire, eventually};
 
 fn lasting(url: &str) -> Request {
     Request::get(url).header("Connection", "keep-alive")
@@ -276,7 +277,8 @@ async fn an_app_that_never_gets_to_the_point_is_given_up() -> Checked {
         app.floods(first, forever);
         let mut wire = Wire::connect(setup.gateway.address()).await?;
         wire.send(&lasting(&setup.url("/app")).bytes()).await?;
-        let response = wire.response().await.map_err(|error| format!("{what}: {error}"))?;
+        let response = timeout(PATIENCE, wire.response()).await.map_err(|_| format!("{what} goes on"))?;
+        let response = response.map_err(|error| format!("{what}: {error}"))?;
         response.expect(502).map_err(|error| format!("{what}: {error}"))?;
         is_logged(&setup, &app, &response).await?;
         assert_eq!(wire.rest().await?, b"", "{what}");
