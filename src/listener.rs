@@ -15,6 +15,7 @@ pub mod proxy_protocol;
 pub mod reload;
 mod stream;
 pub mod tls;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,8 +36,9 @@ use self::connection::{Connection, Options};
 pub use self::connection::{Conversation, Ends, here};
 use self::proxy_protocol::Malformed;
 pub use self::stream::Tls;
-use self::stream::{Client, Opened, Opening, Unread};
+use self::stream::{Client, Opened, Opening};
 use self::tls::Terminator;
+use self::wire::Unread;
 use crate::clock::Clock;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;

@@ -275,6 +275,40 @@ fn answered_with(session: &Session) -> Option<StatusCode> {
     (status == StatusCode::SWITCHING_PROTOCOLS || !status.is_informational()).then_some(status)
 }
 
+/// What the client reads when its request failed on the way to the app or back; the log has the same with the cause.
+fn page_of_failure(session: &Session, context: &mut Context, error: &Error, status: u16) -> Response<Bytes> {
+    let kind = kind_of(error, context.attempts.is_answered());
+    let kind = context.upstream_error.get_or_insert(kind).as_str();
+    let arrival = context.stage.arrival().cloned();
+    let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
+    let upstream = exchange::upstream_of(context);
+    match (&arrival, &route) {
+        (Some(arrival), Ok(route)) => {
+            tracing::warn!(
+                request_id = &*arrival.request_id,
+                route = &*route.name,
+                upstream = upstream.as_deref(),
+                kind,
+                "the upstream failed: {}",
+                reason_of(error)
+            );
+            let common = pages::common(&context.snapshot, arrival);
+            let (again, shape) = (arrival.link(), request_shape(session));
+            match status {
+                502 => render::app_down(&common, &route.name, &again, shape),
+                503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
+                504 => render::app_slow(&common, &route.name, &again, shape),
+                400 => render::bad_request(&common, "The request could not be read to its end.", shape),
+                _ => render::internal(&common, shape),
+            }
+        }
+        _ => {
+            tracing::warn!(kind, "a request failed before it was understood: {}", reason_of(error));
+            Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
+        }
+    }
+}
+
 /// A stage that nothing may be forwarded from: the request ends here.
 fn closed(error: NotAdmitted) -> Box<Error> {
     Error::because(ErrorType::InternalError, "fail closed", error)
@@ -615,36 +649,7 @@ impl ProxyHttp for Proxy {
             let _ = own::write(session, page, Afterwards::Doubt).await;
             return FailToProxy { error_code: status, can_reuse_downstream: false };
         }
-        let kind = kind_of(error, context.attempts.is_answered());
-        let kind = context.upstream_error.get_or_insert(kind).as_str();
-        let arrival = context.stage.arrival().cloned();
-        let route = context.stage.admitted().map(|admitted| admitted.pass.route().clone());
-        let upstream = exchange::upstream_of(context);
-        let page = match (&arrival, &route) {
-            (Some(arrival), Ok(route)) => {
-                tracing::warn!(
-                    request_id = &*arrival.request_id,
-                    route = &*route.name,
-                    upstream = upstream.as_deref(),
-                    kind,
-                    "the upstream failed: {}",
-                    reason_of(error)
-                );
-                let common = pages::common(&context.snapshot, arrival);
-                let (again, shape) = (arrival.link(), request_shape(session));
-                match status {
-                    502 => render::app_down(&common, &route.name, &again, shape),
-                    503 => render::app_busy(&common, &route.name, &again, exchange::BUSY, shape),
-                    504 => render::app_slow(&common, &route.name, &again, shape),
-                    400 => render::bad_request(&common, "The request could not be read to its end.", shape),
-                    _ => render::internal(&common, shape),
-                }
-            }
-            _ => {
-                tracing::warn!(kind, "a request failed before it was understood: {}", reason_of(error));
-                Response::builder().status(status).body(Bytes::new()).unwrap_or_default()
-            }
-        };
+        let page = page_of_failure(session, context, error, status);
         // The client may be gone by now; then there is nobody to tell.
         let _ = own::write(session, page, Afterwards::Close).await;
         FailToProxy { error_code: status, can_reuse_downstream: false }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,8 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 use tokio::sync::watch;
 
-use super::stream::{Tls, Wire};
+use super::stream::Tls;
+use super::wire::Wire;
 use super::{Limits, Listen};
 use crate::open::Line;
 
@@ -52,7 +53,6 @@ pub struct Conversation {
     pub line: Arc<Line>,
     /// The wire, where the request has it for itself: in HTTP/2 many share it.
     wire: Option<Arc<Wire>>,
-    understood: AtomicBool,
 }
 
 /// How long the polite ways to end a request may take before it is dropped.
@@ -67,13 +67,11 @@ impl Conversation {
             ends: Arc::new(Ends { peer: nowhere, client: nowhere, tls: None, listen }),
             line: Line::new(),
             wire: None,
-            understood: AtomicBool::new(false),
         })
     }
 
     /// The head is here: from now on the deadline for it does not count.
     pub fn head_is_read(&self) {
-        self.understood.store(true, Ordering::Relaxed);
         if let Some(wire) = &self.wire {
             wire.head_is_read();
         }
@@ -189,8 +187,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Connection<A> {
                 Some(self.wire.clone())
             }
         };
-        let understood = AtomicBool::new(false);
-        let conversation = Arc::new(Conversation { ends: self.ends.clone(), line, wire, understood });
+        let conversation = Arc::new(Conversation { ends: self.ends.clone(), line, wire });
         HERE.scope(
             conversation.clone(),
             or_dropped(self.app.process_new_http(session, shutdown), &conversation),

@@ -8,14 +8,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::task::AtomicWaker;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -30,148 +27,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::farewell::{Frames, Place, last_word};
+use super::wire::{Phase, Unread, Wire};
 use super::{H2c, Limits};
-use crate::open::{Ending, Line};
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Writes are collected up to this many bytes, so that the head of an answer and a short body are one packet.
 const WRITE_BUFFER: usize = 4096;
-
-/// Where a connection stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    /// A head is being read. The time and the bytes that it may take are running.
-    Head,
-    /// A request is being served; or the connection is HTTP/2, where the library bounds its heads.
-    Serving,
-    /// Between two requests: the next byte begins a head.
-    Idle,
-}
-
-/// What is known of the wire on both sides: by the stream that Pingora owns, and by the request.
-#[derive(Debug)]
-pub(super) struct Wire {
-    phase: AtomicU8,
-    reader: AtomicWaker,
-    /// The request that has the wire for itself. None in HTTP/2.
-    line: ArcSwapOption<Line>,
-    /// Whether that request has become a WebSocket.
-    tunnel: AtomicBool,
-    /// Whether it was ended: nothing more goes in or out but a goodbye.
-    over: AtomicBool,
-    /// Why the last head became no request. 0: it did, or is awaited.
-    unread: AtomicU8,
-}
-
-/// Why a head became no request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Unread {
-    /// 400: Pingora's parser makes nothing of it.
-    Garbled = 1,
-    /// 408: it was not whole in time.
-    Late,
-    /// 414: its first line is longer than anybody wants to read.
-    Long,
-    /// 431: the rest of it is.
-    Large,
-}
-
-impl Unread {
-    pub(super) fn status(self) -> u16 {
-        match self {
-            Unread::Garbled => 400,
-            Unread::Late => 408,
-            Unread::Long => 414,
-            Unread::Large => 431,
-        }
-    }
-
-    /// As the access line says it.
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Unread::Garbled => "The request is not HTTP.",
-            Unread::Late => "The head of the request did not come in time.",
-            Unread::Long => "The first line of the request is too long.",
-            Unread::Large => "The head of the request is too large.",
-        }
-    }
-
-    fn answer(self) -> &'static [u8] {
-        match self {
-            Unread::Garbled => GARBLED,
-            Unread::Late => TOO_LATE,
-            Unread::Long => TOO_LONG,
-            Unread::Large => TOO_LARGE,
-        }
-    }
-}
-
-impl Wire {
-    fn new() -> Arc<Wire> {
-        let phase = AtomicU8::new(Phase::Head as u8);
-        Arc::new(Wire {
-            phase,
-            reader: AtomicWaker::new(),
-            line: ArcSwapOption::empty(),
-            tunnel: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-            unread: AtomicU8::new(0),
-        })
-    }
-
-    /// Why the connection ended with a head that became no request; `None` if it did not.
-    pub(super) fn unread(&self) -> Option<Unread> {
-        [Unread::Garbled, Unread::Late, Unread::Long, Unread::Large]
-            .into_iter()
-            .find(|unread| *unread as u8 == self.unread.load(Ordering::Acquire))
-    }
-
-    fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::Acquire) {
-            0 => Phase::Head,
-            1 => Phase::Serving,
-            _ => Phase::Idle,
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-    }
-
-    /// The head of a request is whole.
-    pub(super) fn head_is_read(&self) {
-        self.enter(Phase::Serving);
-    }
-
-    /// A request is awaited; `line` is where it will be ended from.
-    pub(super) fn next_request(&self, line: Arc<Line>) {
-        if self.phase() == Phase::Serving {
-            self.enter(Phase::Idle);
-        }
-        self.line.store(Some(line));
-    }
-
-    /// The head of a 101 is about to be written; what follows it are frames.
-    pub(super) fn becomes_tunnel(&self) {
-        self.tunnel.store(true, Ordering::Release);
-    }
-
-    /// The request was ended: the stream is to say goodbye, and to fail then.
-    pub(super) fn end(&self) {
-        self.over.store(true, Ordering::Release);
-        self.reader.wake();
-    }
-
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
-    }
-
-    fn ending(&self) -> Option<Ending> {
-        self.line.load().as_ref().and_then(|line| line.ending())
-    }
-}
 
 /// What is known when a connection is opened.
 pub(super) struct Opening {
@@ -332,7 +195,7 @@ impl Client {
     /// no other answer. The bytes leave when Pingora shuts the connection down.
     fn give_up(&mut self, unread: Unread) {
         if self.protocol != Some(ALPN::H2) && self.head > 0 && self.wire.unread().is_none() {
-            self.wire.unread.store(unread as u8, Ordering::Release);
+            self.wire.cannot_read(unread);
             let mut nobody = Context::from_waker(std::task::Waker::noop());
             let _ = Pin::new(&mut self.io).poll_write(&mut nobody, unread.answer());
         }
@@ -418,21 +281,12 @@ impl Client {
 
     /// Whether each byte that is written has to be looked at.
     fn is_watched(&mut self) -> bool {
-        if self.frames.is_none() && self.wire.tunnel.load(Ordering::Acquire) {
+        if self.frames.is_none() && self.wire.is_tunnel() {
             self.frames = Some(Frames::new());
         }
         self.frames.is_some()
     }
 }
-
-const GARBLED: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
-const TOO_LATE: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
-const TOO_LONG: &[u8] =
-    b"HTTP/1.1 414 URI Too Long\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n";
 
 /// Reads until it is clear whether the client says `words`: not one byte more, and as many as it takes.
 async fn until_it_differs(stream: &mut TcpStream, words: &[u8]) -> io::Result<Bytes> {
@@ -504,7 +358,7 @@ impl AsyncRead for Client {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.wire.reader.register(cx.waker());
+        this.wire.wakes(cx.waker());
         if this.wire.is_over() {
             return this.leave(cx).map(Err);
         }
@@ -619,6 +473,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::open::{Ending, Line};
 
     type Outcome = Result<(), Box<dyn Error>>;
 
