@@ -678,7 +678,7 @@ async fn nothing_goes_through_a_tunnel_before_it_is_one() -> Checked {
         wire.send(format!("{outer}{inner}").as_bytes()).await?;
         eventually("the app has heard the request", async || Ok(app.heard().concat().contains("/app/outer")))
             .await?;
-        app.go_on();
+        app.go_on().await?;
         let all = statuses(&wire.rest().await?);
         assert_eq!(all.len(), 1, "{declined}: {all:?}");
         assert!(!app.heard().concat().contains("smuggled"), "{declined}");
@@ -692,7 +692,7 @@ async fn nothing_goes_through_a_tunnel_before_it_is_one() -> Checked {
         .await?;
     assert!(wire.is_silent_for(Duration::from_millis(200)).await);
     assert!(!app.heard().concat().contains("early"), "it was said before the app agreed");
-    app.go_on();
+    app.go_on().await?;
     wire.until(b"\r\n\r\n").await?;
     eventually("what was said early arrives", async || Ok(app.heard().concat().contains("early"))).await
 }

@@ -118,7 +118,7 @@ async fn a_body_may_pause_while_it_is_answered_and_no_longer() -> Checked {
     let mut answer = timeout(PATIENCE, answer).await??.into_body();
     assert_eq!(timeout(PATIENCE, answer.data()).await?.ok_or("an end")??, Bytes::from_static(b"first"));
     assert!(timeout(A_WHILE, answer.data()).await.is_err(), "neither more nor an end");
-    app.go_on();
+    app.go_on().await?;
     assert_eq!(read(answer).await?, b"after");
     // Now there is nothing to wait for, and nobody is waited for.
     eventually("the app is let go", async || Ok(app.open() == 0)).await?;

@@ -31,6 +31,8 @@ struct Shared {
     /// One of each connection.
     heard: Mutex<Vec<Vec<u8>>>,
     goes_on: watch::Sender<bool>,
+    /// How many have gone on, and how many of those were through with it.
+    gone_on: watch::Sender<(usize, usize)>,
     open: AtomicUsize,
 }
 
@@ -50,6 +52,7 @@ impl Blunt {
             answer: Mutex::new(Answer::Stays(Vec::new())),
             heard: Mutex::default(),
             goes_on: watch::Sender::new(false),
+            gone_on: watch::Sender::new((0, 0)),
             open: AtomicUsize::new(0),
         });
         let mut serving = JoinSet::new();
@@ -108,9 +111,13 @@ impl Blunt {
         self.says(Answer::Waits(first.into(), then.into()));
     }
 
-    /// Says what waits to be said.
-    pub(crate) fn go_on(&self) {
+    /// Says what waits to be said, on every connection where something does: when this returns, all of it has
+    /// arrived at the other end's machine, or the other end has closed.
+    pub(crate) async fn go_on(&self) -> Checked {
         self.shared.goes_on.send_replace(true);
+        let mut gone_on = self.shared.gone_on.subscribe();
+        timeout(PATIENCE, gone_on.wait_for(|(waiting, done)| waiting == done)).await??;
+        Ok(())
     }
 
     /// What was heard so far, one of each connection.
@@ -162,9 +169,13 @@ async fn converse(mut stream: TcpStream, number: usize, shared: &Shared) -> Chec
                     }
                 }
                 Answer::Waits(first, then) => {
+                    // Counted before the other end can know of the answer: `go_on` comes after that.
+                    shared.gone_on.send_modify(|(waiting, _)| *waiting += 1);
                     stream.write_all(&first).await?;
                     timeout(PATIENCE, shared.goes_on.subscribe().wait_for(|goes_on| *goes_on)).await??;
-                    stream.write_all(&then).await?;
+                    let written = stream.write_all(&then).await;
+                    shared.gone_on.send_modify(|(_, done)| *done += 1);
+                    written?;
                 }
             }
         }
