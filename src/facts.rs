@@ -1,6 +1,6 @@
 //! What the gate needs to know of a request.
 //!
-//! Owns: [`Facts`], [`Arrival`], [`Shape`], [`shape`].
+//! Owns: [`Facts`], [`Arrival`], [`Shape`], [`shape`], [`is_grpc`].
 //! Must not know: Pingora, axum, sockets. Whose forwarded headers are believed is decided where facts are
 //! gathered, in `proxy/facts`.
 
@@ -94,14 +94,20 @@ pub enum Shape {
     Program,
 }
 
+/// Whether a request is a gRPC call, [`Shape::Grpc`]. Names of media types have no case (RFC 9110 §8.3.1).
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..GRPC.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(GRPC))
+}
+
 /// Tells a browser's navigation from everything else.
 ///
 /// `Sec-Fetch-Mode` decides where the browser sends it (Fetch Metadata, W3C). Without it a GET or HEAD whose
 /// `Accept` prefers HTML counts: command-line tools send `*/*`, which prefers nothing.
 pub fn shape(method: &Method, headers: &HeaderMap) -> Shape {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if content_type.is_some_and(|kind| kind.starts_with("application/grpc")) {
+    if is_grpc(headers) {
         return Shape::Grpc;
     }
     if !matches!(*method, Method::GET | Method::HEAD) || headers.contains_key(UPGRADE) {
@@ -215,6 +221,7 @@ mod tests {
             ("old WebSocket", &Method::GET, &[("upgrade", "websocket"), ("accept", CHROME)], Shape::Program),
             ("gRPC", &Method::POST, &[("content-type", "application/grpc")], Shape::Grpc),
             ("gRPC+proto", &Method::POST, &[("content-type", "application/grpc+proto")], Shape::Grpc),
+            ("gRPC in capitals", &Method::POST, &[("content-type", "Application/gRPC")], Shape::Grpc),
             ("OPTIONS", &Method::OPTIONS, &[("accept", CHROME)], Shape::Program),
         ];
         for (who, method, pairs, expected) in rows {

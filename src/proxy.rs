@@ -49,6 +49,7 @@ use tokio::runtime::Handle;
 
 use self::accounts::{Accounts, Told};
 use self::attempt::{Attempts, ServerError};
+use self::awaited::Awaited;
 use self::balance::Pools;
 use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
@@ -56,6 +57,7 @@ use self::edit::edit_response;
 use self::facts::{Peer, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
 use self::patience::{Patience, Stalled, be_patient};
+use self::peer::Company;
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
 use self::revocable::revocable;
 use self::upstream::{Changes, Credentials, dress};
@@ -164,7 +166,8 @@ impl Proxy {
         let too_long = context.body.announced(&session.req_header().headers).is_err();
         let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
         context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
-        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, rewritten }));
+        let awaited = Awaited::by(&session.req_header().headers);
+        context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, awaited, rewritten }));
         if too_long {
             let page = self.too_large(session, context);
             own::write(session, page, Afterwards::GoOn).await?;
@@ -393,7 +396,7 @@ impl ProxyHttp for Proxy {
             }
         };
         if let Some((decision, answer)) =
-            https::elsewhere(&ends.listen, &snapshot, &reading, request_shape(session))
+            https::elsewhere(&ends.listen, &snapshot, &reading, session.req_header())
         {
             let answered = Answered::of(reading.arrival, decision);
             return self.answer(session, context, answered, answer).await;
@@ -422,7 +425,9 @@ impl ProxyHttp for Proxy {
         let app = admitted.app().map_err(closed)?;
         let key = exchange::key(app.balance, admitted);
         let endpoint = context.attempts.next(&self.pools, app, key).await;
-        match exchange::peer(endpoint, &app.timeouts, session.req_header()) {
+        let idempotent = session.req_header().method.is_idempotent();
+        let company = if idempotent { Company::Shared } else { Company::Alone };
+        match exchange::peer(endpoint, &app.timeouts, admitted.awaited, company) {
             Ok(peer) => Ok(Box::new(peer)),
             Err((fault, error)) => {
                 context.upstream_error = Some(fault);
@@ -442,7 +447,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let admitted = context.stage.admitted().map_err(closed)?;
         let app = admitted.app().map_err(closed)?;
-        exchange::watch(&mut context.attempts, &app.timeouts, session, digest)
+        exchange::watch(&mut context.attempts, &app.timeouts, admitted.awaited, session, digest)
     }
 
     fn fail_to_connect(
@@ -477,7 +482,7 @@ impl ProxyHttp for Proxy {
         let admitted = context.stage.admitted().map_err(closed)?;
         if context.open.is_some() || !session.is_body_empty() {
             // Only now: Pingora has settled what this stream may do by what it was before.
-            let patience = Patience::new(&context.snapshot.edge.limits, request_shape(session));
+            let patience = Patience::new(&context.snapshot.edge.limits, &session.req_header().headers);
             revocable(session.as_mut(), &context.conversation.line, patience);
         }
         let Admitted { reading, outgoing, pass, .. } = admitted;

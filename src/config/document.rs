@@ -63,8 +63,8 @@ pub struct Document {
     pub strip_headers: StripHeaders,
     /// How long apps may take.
     pub upstream_timeouts: UpstreamTimeouts,
-    /// How many unused connections to apps are kept for the next request, over all apps; the longest unused go first.
-    /// None is kept where `keep_alive` of `upstream_timeouts` is `0s`.
+    /// How many unused connections to apps are kept for the next request, over all apps; the longest unused go first. Each
+    /// thread that serves requests keeps one at least. None is kept where `keep_alive` of `upstream_timeouts` is `0s`.
     #[schemars(extend("x-min" = "1", "x-max" = "100000"))]
     pub kept_connections: Count,
     /// How much clients may ask for, and how slowly.

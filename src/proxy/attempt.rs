@@ -227,13 +227,13 @@ impl Attempts {
         self.watch = None;
         let endpoint = taken.endpoint().clone();
         self.tried.push(endpoint.clone());
-        let left = match broken.how {
-            How::Unprocessed => UNPROCESSED.saturating_sub(self.unprocessed),
+        let (sent, most) = match broken.how {
+            How::Unprocessed => (&mut self.unprocessed, UNPROCESSED),
             How::OldConnection | How::UsedConnection | How::Failed | How::TooLate => {
-                pool.app.retries.saturating_sub(self.sent_again)
+                (&mut self.sent_again, pool.app.retries)
             }
         };
-        let again = again(broken, left, pool.has_untried(&self.tried));
+        let again = again(broken, most.saturating_sub(*sent), pool.has_untried(&self.tried));
         // An old connection that ends, or any in good order, says nothing about the app.
         if matches!(broken.how, How::UsedConnection | How::Failed | How::TooLate) {
             endpoint.failed(&pool);
@@ -241,10 +241,7 @@ impl Attempts {
         if again == Again::No {
             return again;
         }
-        match broken.how {
-            How::Unprocessed => self.unprocessed += 1,
-            How::OldConnection | How::UsedConnection | How::Failed | How::TooLate => self.sent_again += 1,
-        }
+        *sent += 1;
         endpoint.metrics.retries.inc();
         if again == Again::Anywhere {
             self.tried.pop();

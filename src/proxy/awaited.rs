@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE, UPGRADE};
+use http::header::{ACCEPT, UPGRADE};
 use tokio::task::AbortHandle;
 
 use super::reach::Hold;
+use crate::facts::is_grpc;
 use crate::route::upstream::app::Timeouts;
 
 /// What kind of answer a request waits for.
@@ -36,15 +37,12 @@ impl Awaited {
         if websocket {
             return Awaited::Tunnel;
         }
-        let grpc = headers.get(CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes().get(..16).is_some_and(|b| b.eq_ignore_ascii_case(b"application/grpc"))
-        });
         let accepted = headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok());
         let events = accepted.flat_map(|field| field.split(',')).any(|range| {
             let kind = range.split(';').next().unwrap_or("").trim();
             kind.eq_ignore_ascii_case("text/event-stream")
         });
-        if grpc || events { Awaited::Stream } else { Awaited::Answer }
+        if is_grpc(headers) || events { Awaited::Stream } else { Awaited::Answer }
     }
 }
 

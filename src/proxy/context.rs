@@ -11,6 +11,7 @@ use http::StatusCode;
 
 use super::accounts::{Accounts, Told};
 use super::attempt::Attempts;
+use super::awaited::Awaited;
 use super::body::Meter;
 use super::facts::Reading;
 use super::patience::Stalled;
@@ -110,6 +111,8 @@ pub struct Admitted {
     pub pass: Pass,
     /// What the app is told; `None` on public routes.
     pub outgoing: Option<Arc<Outgoing>>,
+    /// What kind of answer it waits for.
+    pub awaited: Awaited,
     /// The target that the app is sent, where it is not the one that was asked for.
     pub rewritten: Option<Target<'static>>,
 }

@@ -43,7 +43,8 @@ pub(super) fn key(balance: Balance, admitted: &Admitted) -> Option<Key> {
 pub(super) fn peer(
     endpoint: Result<std::sync::Arc<Endpoint>, NoneLeft>,
     timeouts: &Timeouts,
-    request: &RequestHeader,
+    awaited: Awaited,
+    company: Company,
 ) -> Result<HttpPeer, (UpstreamFault, Box<Error>)> {
     let no = |fault, kind, why| Err((fault, Error::explain(kind, why).into_up()));
     let endpoint = match endpoint {
@@ -58,12 +59,10 @@ pub(super) fn peer(
             return no(UpstreamFault::Other, ErrorType::ConnectError, "every upstream was tried");
         }
     };
-    let awaited = Awaited::by(&request.headers);
     if awaited == Awaited::Tunnel && endpoint.target.version == Version::H2 {
         let why = "a WebSocket cannot be forwarded in HTTP/2; give its path a route that speaks HTTP/1.1";
         return no(UpstreamFault::WebSocketOverHttp2, ErrorType::ConnectError, why);
     }
-    let company = if request.method.is_idempotent() { Company::Shared } else { Company::Alone };
     Ok(endpoint.template.peer(timeouts, awaited, company))
 }
 
@@ -71,10 +70,11 @@ pub(super) fn peer(
 pub(super) fn watch(
     attempts: &mut Attempts,
     timeouts: &Timeouts,
+    awaited: Awaited,
     session: &mut Session,
     digest: Option<&Digest>,
 ) -> Result<()> {
-    let waits = Waits::of(timeouts, Awaited::by(&session.req_header().headers));
+    let waits = Waits::of(timeouts, awaited);
     if waits.is_watched() {
         let hold = digest.and_then(Hold::of).ok_or_else(|| {
             Error::explain(ErrorType::InternalError, "a connection that nobody has a hold on")

@@ -9,8 +9,10 @@ use http::header::STRICT_TRANSPORT_SECURITY;
 use pingora::Result;
 use pingora::http::ResponseHeader;
 
+use pingora::http::RequestHeader;
+
 use super::facts::Reading;
-use crate::facts::Shape;
+use crate::facts::shape;
 use crate::listener::{Listen, Purpose};
 use crate::pages::reply::{Redirect, redirect};
 use crate::pages::{self, render};
@@ -23,7 +25,7 @@ pub(super) fn elsewhere(
     listen: &Listen,
     snapshot: &Snapshot,
     reading: &Reading,
-    shape: Shape,
+    request: &RequestHeader,
 ) -> Option<(Decision, Response<Bytes>)> {
     if listen.purpose == Purpose::Serve || reading.proto == "https" {
         return None;
@@ -33,7 +35,7 @@ pub(super) fn elsewhere(
     let answer = there.and_then(|there| redirect(&common, Redirect::Permanent, &there));
     Some(match answer {
         Some(answer) => (Decision::Redirect, answer),
-        None => (Decision::NoRoute, render::no_route(&common, shape)),
+        None => (Decision::NoRoute, render::no_route(&common, shape(&request.method, &request.headers))),
     })
 }
 

@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType};
 
-use crate::facts::Shape;
+use crate::facts::is_grpc;
 use crate::snapshot::Limits;
 
 /// Bounds the silences of the request that `session` is about to serve.
@@ -50,8 +51,9 @@ pub(super) enum Answer {
 }
 
 impl Patience {
-    pub(super) fn new(limits: &Limits, shape: Shape) -> Patience {
-        Patience { silence: limits.body_timeout, conversation: shape == Shape::Grpc }
+    /// With the client of a request with these headers.
+    pub(super) fn new(limits: &Limits, headers: &HeaderMap) -> Patience {
+        Patience { silence: limits.body_timeout, conversation: is_grpc(headers) }
     }
 
     /// What there is after `received` bytes of the body; `None` is any time. While an answer is under way both may
@@ -96,6 +98,9 @@ impl Stalled {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
+
     use super::*;
 
     #[test]
@@ -110,19 +115,19 @@ mod tests {
     fn a_body_may_pause_while_it_is_answered_and_a_call_between_its_messages() {
         let limits = Limits::for_tests();
         let some = Some(limits.body_timeout);
-        for (shape, answer, received, expected) in [
-            (Shape::Program, Answer::None, 0, some),
-            (Shape::Program, Answer::None, 5, some),
-            (Shape::Program, Answer::Begun, 0, None),
-            (Shape::Program, Answer::Whole, 5, some),
-            (Shape::Navigation, Answer::None, 5, some),
-            (Shape::Grpc, Answer::None, 0, some),
-            (Shape::Grpc, Answer::None, 5, None),
-            (Shape::Grpc, Answer::Begun, 5, None),
-            (Shape::Grpc, Answer::Whole, 5, some),
+        for (kind, answer, received, expected) in [
+            ("text/plain", Answer::None, 0, some),
+            ("text/plain", Answer::None, 5, some),
+            ("text/plain", Answer::Begun, 0, None),
+            ("text/plain", Answer::Whole, 5, some),
+            ("application/grpc+proto", Answer::None, 0, some),
+            ("application/grpc+proto", Answer::None, 5, None),
+            ("application/grpc+proto", Answer::Begun, 5, None),
+            ("application/grpc+proto", Answer::Whole, 5, some),
         ] {
-            let found = Patience::new(&limits, shape).with_body(answer, received);
-            assert_eq!(found, expected, "{shape:?} {answer:?} {received}");
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            let found = Patience::new(&limits, &headers).with_body(answer, received);
+            assert_eq!(found, expected, "{kind} {answer:?} {received}");
         }
     }
 

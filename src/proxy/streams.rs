@@ -11,17 +11,14 @@ use pingora::proxy::Session;
 
 use super::body::Afterwards;
 use super::own;
-use crate::facts::{Shape, shape};
+use crate::facts::is_grpc;
 use crate::open::{Ending, Kind};
 use crate::pages::problem::{Event, Problem};
 use crate::pages::reply::Common;
 
 /// What a request is, as far as it says so itself.
 pub(super) fn kind_of_request(request: &RequestHeader) -> Kind {
-    match shape(&request.method, &request.headers) {
-        Shape::Grpc => Kind::Grpc,
-        Shape::Navigation | Shape::Program => Kind::Stream,
-    }
+    if is_grpc(&request.headers) { Kind::Grpc } else { Kind::Stream }
 }
 
 /// What an answer makes of a request, if it makes anything of it.
@@ -38,7 +35,7 @@ pub(super) fn kind_of_answer(answer: &ResponseHeader) -> Option<Kind> {
 /// our own when not. Everybody else is told nothing: an answer that ends before its end is not taken for a whole one.
 pub(super) async fn say_goodbye(session: &mut Session, common: &Common<'_>, ending: Ending) {
     let request = session.req_header();
-    if session.as_http1().is_some() || shape(&request.method, &request.headers) != Shape::Grpc {
+    if session.as_http1().is_some() || !is_grpc(&request.headers) {
         return;
     }
     let event = match ending {

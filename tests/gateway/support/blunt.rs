@@ -31,8 +31,8 @@ struct Shared {
     /// One of each connection.
     heard: Mutex<Vec<Vec<u8>>>,
     goes_on: watch::Sender<bool>,
-    /// How many have gone on, and how many of those were through with it.
-    gone_on: watch::Sender<(usize, usize)>,
+    /// How many have something to say yet.
+    owing: watch::Sender<usize>,
     open: AtomicUsize,
 }
 
@@ -52,7 +52,7 @@ impl Blunt {
             answer: Mutex::new(Answer::Stays(Vec::new())),
             heard: Mutex::default(),
             goes_on: watch::Sender::new(false),
-            gone_on: watch::Sender::new((0, 0)),
+            owing: watch::Sender::new(0),
             open: AtomicUsize::new(0),
         });
         let mut serving = JoinSet::new();
@@ -115,8 +115,7 @@ impl Blunt {
     /// arrived at the other end's machine, or the other end has closed.
     pub(crate) async fn go_on(&self) -> Checked {
         self.shared.goes_on.send_replace(true);
-        let mut gone_on = self.shared.gone_on.subscribe();
-        timeout(PATIENCE, gone_on.wait_for(|(waiting, done)| waiting == done)).await??;
+        timeout(PATIENCE, self.shared.owing.subscribe().wait_for(|owing| *owing == 0)).await??;
         Ok(())
     }
 
@@ -136,6 +135,13 @@ impl Blunt {
         let mut heard = self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.iter_mut().for_each(Vec::clear);
     }
+}
+
+async fn in_two(stream: &mut TcpStream, first: &[u8], then: &[u8], shared: &Shared) -> Checked {
+    stream.write_all(first).await?;
+    timeout(PATIENCE, shared.goes_on.subscribe().wait_for(|goes_on| *goes_on)).await??;
+    stream.write_all(then).await?;
+    Ok(())
 }
 
 async fn converse(mut stream: TcpStream, number: usize, shared: &Shared) -> Checked {
@@ -170,12 +176,10 @@ async fn converse(mut stream: TcpStream, number: usize, shared: &Shared) -> Chec
                 }
                 Answer::Waits(first, then) => {
                     // Counted before the other end can know of the answer: `go_on` comes after that.
-                    shared.gone_on.send_modify(|(waiting, _)| *waiting += 1);
-                    stream.write_all(&first).await?;
-                    timeout(PATIENCE, shared.goes_on.subscribe().wait_for(|goes_on| *goes_on)).await??;
-                    let written = stream.write_all(&then).await;
-                    shared.gone_on.send_modify(|(_, done)| *done += 1);
-                    written?;
+                    shared.owing.send_modify(|owing| *owing += 1);
+                    let said = in_two(&mut stream, &first, &then, shared).await;
+                    shared.owing.send_modify(|owing| *owing -= 1);
+                    said?;
                 }
             }
         }
