@@ -595,6 +595,35 @@ async fn an_app_may_close_its_http_2_connections_at_any_time() -> Checked {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_must_not_be_sent_twice_has_its_http_2_connection_to_itself() -> Checked {
+    let behind = Upstream::start().await?;
+    let nginx = Nginx::start(&format!(
+        "server {{ listen @ADDRESS@ http2; location / {{ add_header X-Connection $connection; proxy_pass {}; }} }}",
+        behind.url()
+    ))
+    .await?;
+    let setup = Setup::with(app(&format!("upstream: \"h2c://{}\"", nginx.address()))).await?;
+    // There is a connection that the next ones could share.
+    send(&Request::new("POST", &setup.url("/app"))).await?.expect(200)?;
+    let post = Request::new("POST", &setup.url("/app/hold"));
+    let mut sending: JoinSet<Checked<Option<String>>> = JoinSet::new();
+    for _ in 0..4 {
+        let post = post.clone();
+        sending.spawn(async move {
+            Ok(send(&post).await?.expect(200)?.header("x-connection").map(str::to_owned))
+        });
+    }
+    eventually("all are under way", async || Ok(behind.received().len() == 5)).await?;
+    behind.release();
+    let mut connections = BTreeSet::new();
+    while let Some(sent) = sending.join_next().await {
+        connections.insert(sent??.ok_or("no connection")?);
+    }
+    assert_eq!(connections.len(), 4, "{connections:?}");
+    Ok(())
+}
+
 /// One that hangs takes the time of nobody else.
 #[tokio::test]
 async fn an_answer_that_does_not_begin_is_a_504_over_http_2_too() -> Checked {
