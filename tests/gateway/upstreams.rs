@@ -156,14 +156,12 @@ async fn an_account_stays_with_its_app_until_that_is_gone() -> Checked {
         apps.push(Nginx::saying(name).await?);
     }
     let urls: Vec<String> = apps.iter().map(|app| format!("\"{}\"", app.url())).collect();
-    let config = Config::default().top("trusted_proxies: [127.0.0.1/32]").route(&format!(
-        "name: app, path: /app, access: signed-in, balance: account, upstreams: [{}]",
-        urls.join(", ")
-    ));
-    let config = config.route(&format!(
-        "name: open, path: /open, access: public, balance: client-address, upstreams: [{}]",
-        urls.join(", ")
-    ));
+    // Where all five accounts happen to live on the one that goes, it would be left alone for longer than it is away.
+    let upstreams = format!("ejection: {{ after: 0 }}, upstreams: [{}]", urls.join(", "));
+    let config = Config::default()
+        .top("trusted_proxies: [127.0.0.1/32]")
+        .route(&format!("name: app, path: /app, access: signed-in, balance: account, {upstreams}"))
+        .route(&format!("name: open, path: /open, access: public, balance: client-address, {upstreams}"));
     let setup = Setup::with(config).await?;
     let mut homes = BTreeMap::new();
     for user in ["ann", "ben", "cleo", "dan", "eve"] {

@@ -1,9 +1,11 @@
 //! The program as a child process.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +17,25 @@ use super::{Checked, Config, PATIENCE, eventually};
 /// The program that is tested.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_teamgate");
 
-/// An address on loopback that nobody listens on at this moment.
+/// Ports that no system gives to whoever asks for any (Linux: from 32768 on), so that nobody comes first.
+const PORTS: Range<u32> = 10_000..32_000;
+
+/// An address on loopback that nobody listens on at this moment, and that nobody else is given.
 pub(crate) fn free_address() -> Checked<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let many = PORTS.end - PORTS.start;
+    // Another run beside this one begins elsewhere.
+    let first = std::process::id().wrapping_mul(997);
+    for _ in 0..many {
+        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % many;
+        let port = u16::try_from(PORTS.start + number)?;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(listener) => return Ok(listener.local_addr()?),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err("every port is taken".into())
 }
 
 /// The program running, whatever its command. Killed when dropped.
