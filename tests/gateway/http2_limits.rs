@@ -205,10 +205,8 @@ async fn a_connection_carries_so_many_requests_and_is_closed_in_good_order() -> 
     for number in 2..=4 {
         assert_eq!(connection.get("/public").await?, StatusCode::OK, "{number}");
     }
-    eventually("no more are taken", async || {
-        Ok(connection.begin(Method::GET, "/public", HeaderMap::new(), true).await.is_err())
-    })
-    .await?;
+    // Looked at, not tried: a request on its way when the connection is closed would end it in a reset.
+    eventually("no more are taken", async || Ok(connection.requests.clone().ready().await.is_err())).await?;
     setup.upstream.release();
     assert_eq!(timeout(PATIENCE, held).await??.status(), StatusCode::OK);
     assert!(connection.end().await?.is_ok());
