@@ -209,6 +209,7 @@ impl Live {
             last_used_at: now,
             address: browser.address,
             user_agent: browser.user_agent,
+            hosts: Box::default(),
         };
         self.0.store.put_session(key, &record).await?;
         let session = self.keep(key, record, account, now);

@@ -38,6 +38,9 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
     let groups = groups(&asked, &session);
     // Without the store there are no others to show; this page is no place to fail for that.
     let all = services.live.of_account(session.account.id()).await.unwrap_or_default();
+    // Where else it is open is for the store to say: memory keeps what was so at its beginning.
+    let here = all.iter().find(|(key, _)| *key == session.key).map(|(_, record)| record.clone());
+    let here = here.unwrap_or_else(|| session.record.clone());
     let all: Vec<(String, Record)> = all
         .into_iter()
         .filter(|(key, _)| *key != session.key)
@@ -55,12 +58,12 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
         nickname: known.identity.nickname(),
         email: known.identity.email().map(|email| email.as_str()),
         groups: Some((&groups, known.membership.as_of())),
-        session: shown(&session.record, session.used_at(), settings, SIGN_OUT),
+        session: shown(&here, session.used_at(), settings, SIGN_OUT),
         others: &others,
         more,
         sign_out_others: "/.teamgate/logout?others",
     };
-    own(render::who_am_i(&common, &WhoAmI::Somebody(view)))
+    own(render::who_am_i(&common, &WhoAmI::Somebody(&view)))
 }
 
 fn shown<'a>(
@@ -75,6 +78,7 @@ fn shown<'a>(
         ends_at: record.ends_at(last_used_at, settings),
         user_agent: record.user_agent.as_deref(),
         address: record.address,
+        hosts: &record.hosts,
         sign_out,
     }
 }

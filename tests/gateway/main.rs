@@ -12,6 +12,7 @@ mod commands;
 mod domains;
 mod framing;
 mod grpc;
+mod handover;
 mod heavy;
 mod http2;
 mod http2_limits;
