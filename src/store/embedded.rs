@@ -6,14 +6,18 @@
 //! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
 //! Writes go through [`Writer`].
 
+mod leases;
 mod renewal;
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 
+use self::leases::Leases;
+use super::lease::{Claim, Lease, Task};
 use super::opening::{FILE, PidFile, admit, builder, compact, prepare, refused, unreadable};
 use super::record::{STAMP_LEN, Sealer};
 use super::writer::{
@@ -35,6 +39,7 @@ pub(super) struct Embedded {
     writer: Writer,
     home: Arc<Home>,
     sealer: Arc<Sealer>,
+    leases: Arc<Leases>,
 }
 
 /// A write that was based on another version than the one that is there.
@@ -65,8 +70,10 @@ impl Embedded {
         let home = Arc::new(Home::new(Arc::clone(&file), database, opener));
         let sealer = Arc::new(Sealer::new(ring, entropy));
         admit(&home, &sealer)?;
+        let leases = Leases::begin(&home).map_err(|error| unreadable(&file, error))?;
         let writer = Writer::start(Arc::clone(&home), PidFile::write(dir));
-        Ok(Embedded { writer: writer.map_err(|source| unreadable(&file, source))?, home, sealer })
+        let writer = writer.map_err(|source| unreadable(&file, source))?;
+        Ok(Embedded { writer, home, sealer, leases: Arc::new(leases) })
     }
 
     pub(super) fn file(&self) -> &Path {
@@ -255,6 +262,31 @@ impl Embedded {
                 Ok(())
             })
             .await
+    }
+
+    pub(super) async fn put_account_under(&self, record: &AccountRecord, lease: &Lease) -> Result<(), Error> {
+        let (key, value) = (record.identity.account().to_bytes(), self.sealer.account(record));
+        let (leases, lease) = (Arc::clone(&self.leases), *lease);
+        let outcome = self.writer.run(move |tables| {
+            if !leases.is_last(&lease) {
+                return Ok(Err(Mismatch));
+            }
+            tables.accounts.insert(&key, value.as_slice())?;
+            Ok(Ok(()))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
+    }
+
+    pub(super) fn take_lease(&self, task: Task, now: Timestamp, span: Duration) -> Claim {
+        self.leases.take(task, now, span)
+    }
+
+    pub(super) fn renew_lease(&self, lease: &Lease, now: Timestamp, span: Duration) -> Option<Lease> {
+        self.leases.renew(lease, now, span)
+    }
+
+    pub(super) fn release_lease(&self, lease: &Lease) -> bool {
+        self.leases.release(lease)
     }
 
     pub(super) fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
