@@ -173,13 +173,19 @@ impl Live {
         if let Some(session) = self.in_memory(&key, settings, now) {
             return Ok(Some(session));
         }
-        if self.revocations().of_session(&key).is_some() {
+        let here = || self.0.sessions.pin().get(&key).cloned();
+        if here().is_some_and(|session| !session.account.is_evicted() && !session.is_live(settings, now))
+            || self.revocations().of_session(&key).is_some()
+        {
+            // The store may be behind, never ahead.
             return Ok(None);
         }
         let Some(record) = self.0.store.session(key).await? else { return Ok(None) };
-        let used_at = match self.0.sessions.pin().get(&key) {
-            // It is here and does not count: the store may be behind, never ahead.
-            Some(session) if !session.account.is_evicted() => return Ok(None),
+        let used_at = match here() {
+            // Somebody else has read it meanwhile.
+            Some(session) if !session.account.is_evicted() => {
+                return Ok(session.is_live(settings, now).then_some(session));
+            }
             Some(session) => session.used_at().max(record.last_used_at),
             None => record.last_used_at,
         };
@@ -766,6 +772,26 @@ mod tests {
         assert_eq!(live.settle().await?, 20);
         assert_eq!(place.store.session_count().await?, 0);
         assert_eq!(place.store.accounts_with_grant(None, 1).await?, []);
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn all_who_look_for_a_session_at_once_find_it() -> Outcome {
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        live.begin(KEY, ann(&directory).await?, Browser::default(), at(0)).await?;
+        for round in 0..200 {
+            let (live, _) = place.gateway()?;
+            let finds: Vec<_> = (0..4)
+                .map(|_| {
+                    let live = live.clone();
+                    tokio::spawn(async move { live.find(KEY, &SETTINGS, at(1)).await.map(|it| it.is_some()) })
+                })
+                .collect();
+            for find in finds {
+                assert!(find.await??, "round {round}");
+            }
+        }
         Ok(())
     }
 }
