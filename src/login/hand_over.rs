@@ -255,7 +255,7 @@ impl Login {
         };
         self.telemetry.audit.record(facts.now, &event);
         let (count, since) = rounds(cookies, facts);
-        let left = session.record.begun_at.plus(settings.session.lifetime).since(facts.now);
+        let left = session.begun_at().plus(settings.session.lifetime).since(facts.now);
         Ok(vec![
             cookies.set(
                 cookies.name(),
