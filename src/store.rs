@@ -9,6 +9,7 @@
 //! absent and counted ([`Store::spoiled_records`]); absent is always the answer that lets nobody in.
 
 mod embedded;
+pub mod lease;
 mod opening;
 mod record;
 mod writer;
@@ -18,8 +19,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use self::lease::{Claim, Lease, Task};
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::identity::{AccountId, TeamId, VerifiedIdentity};
@@ -233,6 +235,17 @@ impl Store {
         Ok(Store { backend: Backend::Embedded(Arc::new(embedded)), metrics })
     }
 
+    /// One on a disk that is full while the switch is on.
+    #[cfg(test)]
+    pub(crate) fn on_a_disk_that_fills(
+        dir: &Path,
+        ring: Arc<Keyring>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Store, Arc<std::sync::atomic::AtomicBool>), Error> {
+        let (embedded, full) = embedded::full_disk::open(dir, ring)?;
+        Ok((Store { backend: Backend::Embedded(Arc::new(embedded)), metrics }, full))
+    }
+
     fn backend(&self) -> &embedded::Embedded {
         let Backend::Embedded(backend) = &self.backend;
         backend
@@ -326,9 +339,9 @@ impl Store {
         self.timed(StoreOperation::GrantWrite, self.backend().put_grant(account, grant, expected)).await
     }
 
-    /// Deletes a grant. Whether it was there.
-    pub async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
-        self.timed(StoreOperation::GrantWrite, self.backend().delete_grant(account)).await
+    /// Deletes a grant, whichever it is or the one of the version `expected`. Whether it was there.
+    pub async fn delete_grant(&self, account: AccountId, expected: Option<Version>) -> Result<bool, Error> {
+        self.timed(StoreOperation::GrantWrite, self.backend().delete_grant(account, expected)).await
     }
 
     /// Up to `limit` accounts that have a grant, by uuid, from the one that follows `after`. An empty page is the
@@ -358,6 +371,32 @@ impl Store {
     /// Writes what is known of an account, under its own id.
     pub async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
         self.timed(StoreOperation::AccountWrite, self.backend().put_account(record)).await
+    }
+
+    /// The same under a lease; [`Error::Conflict`] if it was released, or another has taken its task since.
+    pub async fn put_account_under(&self, record: &AccountRecord, lease: &Lease) -> Result<(), Error> {
+        self.timed(StoreOperation::AccountWrite, self.backend().put_account_under(record, lease)).await
+    }
+
+    /// Takes a task for `span`, unless somebody has it at `now`, this process included.
+    pub async fn take_lease(&self, task: Task, now: Timestamp, span: Duration) -> Result<Claim, Error> {
+        self.timed(StoreOperation::Lease, async { Ok(self.backend().take_lease(task, now, span)) }).await
+    }
+
+    /// Keeps a lease until `span` after `now`, even one that has run out, as long as nobody else has taken its
+    /// task; none when somebody has, or when it was released.
+    pub async fn renew_lease(
+        &self,
+        lease: &Lease,
+        now: Timestamp,
+        span: Duration,
+    ) -> Result<Option<Lease>, Error> {
+        self.timed(StoreOperation::Lease, async { Ok(self.backend().renew_lease(lease, now, span)) }).await
+    }
+
+    /// Gives a lease up. Whether it was still the last one for its task.
+    pub async fn release_lease(&self, lease: &Lease) -> Result<bool, Error> {
+        self.timed(StoreOperation::Lease, async { Ok(self.backend().release_lease(lease)) }).await
     }
 
     /// Reads what is known of an account.

@@ -17,6 +17,7 @@ use teamgate::keys::{Algorithm, Keyring, SigningKeys};
 use teamgate::membership::{Membership, Role, Team};
 use teamgate::secret::Secret;
 use teamgate::session::{Record, SessionKey, Settings};
+use teamgate::store::lease::{Claim, Lease, Task};
 use teamgate::store::{self, AccountRecord, Grant, Once, Pin, Store, Swept, Version};
 use teamgate::telemetry::metrics::Metrics;
 
@@ -92,6 +93,10 @@ contract! { embedded, super::Embedded:
     a_closed_store_says_so_and_has_written_everything,
     a_hundred_writers_at_once_lose_nothing,
     a_healthy_store_says_so,
+    a_task_is_one_holders_until_its_lease_ends,
+    of_a_hundred_that_want_a_lease_one_gets_it,
+    who_has_lost_a_lease_writes_nothing_under_it,
+    fences_grow_over_a_restart,
 }
 
 fn metrics() -> Outcome<Arc<Metrics>> {
@@ -256,8 +261,12 @@ async fn of_two_that_write_over_one_version_one_is_told_so(backend: impl Backend
 
     store.put_grant(account(1), &grant("three"), None).await?;
     assert_eq!(token_of(store.grant(account(1)).await?).as_deref(), Some("three"));
-    assert!(store.delete_grant(account(1)).await?);
-    assert!(!store.delete_grant(account(1)).await?);
+    // One that means other tokens takes none away.
+    let (_, version) = store.grant(account(1)).await?.ok_or("it is there")?;
+    let stale = store.delete_grant(account(1), Some(Version::ABSENT)).await;
+    assert!(matches!(stale, Err(store::Error::Conflict)), "{stale:?}");
+    assert!(store.delete_grant(account(1), Some(version)).await?);
+    assert!(!store.delete_grant(account(1), None).await?);
     let again = store.put_grant(account(1), &grant("four"), None).await?;
     for old in [first, second] {
         assert_ne!(old, again, "a version never comes back");
@@ -501,6 +510,97 @@ async fn a_closed_store_says_so_and_has_written_everything(backend: impl Backend
 
 async fn a_healthy_store_says_so(backend: impl Backend) -> Outcome {
     Ok(backend.open()?.healthy().await?)
+}
+
+const SPAN: Duration = Duration::from_secs(30);
+
+async fn taken(store: &Store, task: Task, now: Timestamp) -> Outcome<Lease> {
+    match store.take_lease(task, now, SPAN).await? {
+        Claim::Taken(lease) => Ok(lease),
+        held @ Claim::Held { .. } => Err(format!("{held:?}").into()),
+    }
+}
+
+async fn a_task_is_one_holders_until_its_lease_ends(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let task = Task::Requery(account(1));
+    let first = taken(&store, task, at(0)).await?;
+    assert_eq!((first.task, first.expires_at), (task, at(30)));
+    assert_eq!(store.take_lease(task, at(29), SPAN).await?, Claim::Held { until: at(30) });
+    for other in [Task::Requery(account(2)), Task::Sweep] {
+        taken(&store, other, at(29)).await?;
+    }
+    let renewed = store.renew_lease(&first, at(20), SPAN).await?.ok_or("it is ours")?;
+    assert_eq!((renewed.fence, renewed.expires_at), (first.fence, at(50)));
+    assert_eq!(store.take_lease(task, at(49), SPAN).await?, Claim::Held { until: at(50) });
+    // It ends by the clock that is told, not by the one on the wall.
+    let second = taken(&store, task, at(50)).await?;
+    assert!(second.fence > first.fence);
+    assert_eq!(store.renew_lease(&renewed, at(51), SPAN).await?, None);
+    assert!(!store.release_lease(&renewed).await?);
+    assert!(store.release_lease(&second).await?);
+    assert!(!store.release_lease(&second).await?);
+    assert_eq!(store.renew_lease(&second, at(51), SPAN).await?, None);
+    let third = taken(&store, task, at(51)).await?;
+    assert!(third.fence > second.fence);
+    // Late, but before anybody else.
+    assert!(store.renew_lease(&third, at(1000), SPAN).await?.is_some());
+    Ok(())
+}
+
+async fn of_a_hundred_that_want_a_lease_one_gets_it(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.take_lease(Task::Sweep, at(0), SPAN).await })
+        })
+        .collect();
+    let mut winners = 0;
+    for task in tasks {
+        winners += u32::from(matches!(task.await??, Claim::Taken(_)));
+    }
+    assert_eq!(winners, 1);
+    Ok(())
+}
+
+async fn who_has_lost_a_lease_writes_nothing_under_it(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    let task = Task::Requery(account(1));
+    let slow = taken(&store, task, at(0)).await?;
+    store.put_account_under(&person(1), &slow).await?;
+    assert_eq!(store.account(account(1)).await?, Some(person(1)));
+    // Nobody was faster: what it found out counts.
+    let quick = taken(&store, task, at(30)).await?;
+    let newer = AccountRecord { profile_as_of: at(31), ..person(1) };
+    store.put_account_under(&newer, &quick).await?;
+    let late = store.put_account_under(&person(1), &slow).await;
+    assert!(matches!(late, Err(store::Error::Conflict)), "{late:?}");
+    assert_eq!(store.account(account(1)).await?, Some(newer.clone()));
+    store.release_lease(&quick).await?;
+    let late = store.put_account_under(&person(1), &quick).await;
+    assert!(matches!(late, Err(store::Error::Conflict)), "{late:?}");
+    assert_eq!(store.account(account(1)).await?, Some(newer));
+    Ok(())
+}
+
+async fn fences_grow_over_a_restart(backend: impl Backend) -> Outcome {
+    let (mut last, mut leases) = (0, Vec::new());
+    for round in 0..3 {
+        let store = backend.open()?;
+        let task = Task::Requery(account(1));
+        for turn in 0..2 {
+            let lease = taken(&store, task, at(round * 100 + turn * 40)).await?;
+            assert!(lease.fence > last);
+            last = lease.fence;
+            for old in &leases {
+                let late = store.put_account_under(&person(1), old).await;
+                assert!(matches!(late, Err(store::Error::Conflict)), "{late:?}");
+            }
+            leases.push(lease);
+        }
+    }
+    Ok(())
 }
 
 // ── the file backend alone

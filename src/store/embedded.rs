@@ -6,14 +6,20 @@
 //! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
 //! Writes go through [`Writer`].
 
+#[cfg(test)]
+pub(super) mod full_disk;
+mod leases;
 mod renewal;
 
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 
+use self::leases::Leases;
+use super::lease::{Claim, Lease, Task};
 use super::opening::{FILE, PidFile, admit, builder, compact, prepare, refused, unreadable};
 use super::record::{STAMP_LEN, Sealer};
 use super::writer::{
@@ -35,6 +41,7 @@ pub(super) struct Embedded {
     writer: Writer,
     home: Arc<Home>,
     sealer: Arc<Sealer>,
+    leases: Arc<Leases>,
 }
 
 /// A write that was based on another version than the one that is there.
@@ -65,8 +72,10 @@ impl Embedded {
         let home = Arc::new(Home::new(Arc::clone(&file), database, opener));
         let sealer = Arc::new(Sealer::new(ring, entropy));
         admit(&home, &sealer)?;
+        let leases = Leases::begin(&home).map_err(|error| unreadable(&file, error))?;
         let writer = Writer::start(Arc::clone(&home), PidFile::write(dir));
-        Ok(Embedded { writer: writer.map_err(|source| unreadable(&file, source))?, home, sealer })
+        let writer = writer.map_err(|source| unreadable(&file, source))?;
+        Ok(Embedded { writer, home, sealer, leases: Arc::new(leases) })
     }
 
     pub(super) fn file(&self) -> &Path {
@@ -224,9 +233,20 @@ impl Embedded {
         outcome.await?.map_err(|Mismatch| Error::Conflict)
     }
 
-    pub(super) async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
+    pub(super) async fn delete_grant(
+        &self,
+        account: AccountId,
+        expected: Option<Version>,
+    ) -> Result<bool, Error> {
         let key = account.to_bytes();
-        self.writer.run(move |tables| Ok(tables.grants.remove(&key)?.is_some())).await
+        let outcome = self.writer.run(move |tables| {
+            let there = version_of(tables.grants.get(&key)?.as_ref().map(redb::AccessGuard::value));
+            if expected.is_some_and(|expected| expected != there) {
+                return Ok(Err(Mismatch));
+            }
+            Ok(Ok(tables.grants.remove(&key)?.is_some()))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
     }
 
     /// Up to `limit` accounts that have a grant, by uuid.
@@ -255,6 +275,31 @@ impl Embedded {
                 Ok(())
             })
             .await
+    }
+
+    pub(super) async fn put_account_under(&self, record: &AccountRecord, lease: &Lease) -> Result<(), Error> {
+        let (key, value) = (record.identity.account().to_bytes(), self.sealer.account(record));
+        let (leases, lease) = (Arc::clone(&self.leases), *lease);
+        let outcome = self.writer.run(move |tables| {
+            if !leases.is_last(&lease) {
+                return Ok(Err(Mismatch));
+            }
+            tables.accounts.insert(&key, value.as_slice())?;
+            Ok(Ok(()))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
+    }
+
+    pub(super) fn take_lease(&self, task: Task, now: Timestamp, span: Duration) -> Claim {
+        self.leases.take(task, now, span)
+    }
+
+    pub(super) fn renew_lease(&self, lease: &Lease, now: Timestamp, span: Duration) -> Option<Lease> {
+        self.leases.renew(lease, now, span)
+    }
+
+    pub(super) fn release_lease(&self, lease: &Lease) -> bool {
+        self.leases.release(lease)
     }
 
     pub(super) fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
@@ -478,12 +523,7 @@ fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::FileBackend;
+    use std::sync::atomic::Ordering;
 
     use super::super::Fault;
     use super::super::opening::FORMAT;
@@ -513,67 +553,10 @@ mod tests {
         }
     }
 
-    /// A file on a disk that is full while the switch is on.
-    #[derive(Debug)]
-    struct FullDisk {
-        file: FileBackend,
-        full: Arc<AtomicBool>,
-    }
-
-    impl FullDisk {
-        fn check(&self) -> io::Result<()> {
-            let full = self.full.load(Ordering::SeqCst);
-            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-        }
-    }
-
-    impl StorageBackend for FullDisk {
-        fn len(&self) -> io::Result<u64> {
-            self.file.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.file.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.check()?;
-            self.file.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            self.check()?;
-            self.file.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.check()?;
-            self.file.write(offset, data)
-        }
-        fn close(&self) -> io::Result<()> {
-            self.file.close()
-        }
-        fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, redb::BackendError> {
-            self.file.try_lock_range(start, end)
-        }
-        fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), redb::BackendError> {
-            self.file.unlock_range(start, end)
-        }
-    }
-
     #[tokio::test]
     async fn a_full_disk_is_named_and_once_it_has_space_the_store_goes_on() -> Outcome {
         let dir = tempfile::tempdir()?;
-        let file = dir.path().join(FILE);
-        let full = Arc::new(AtomicBool::new(false));
-        let opener = {
-            let (file, full) = (file.clone(), Arc::clone(&full));
-            move || {
-                let opened =
-                    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
-                let backend = FileBackend::new(opened?)?;
-                builder().create_with_backend(FullDisk { file: backend, full: Arc::clone(&full) })
-            }
-        };
-        let database = opener()?;
-        let (path, opener) = (dir.path(), Box::new(opener));
-        let store = Embedded::with(path, file, database, opener, ring()?, Entropy::system())?;
+        let (store, full) = full_disk::open(dir.path(), ring()?)?;
         store.put_grant(ada(), &grant("before"), None).await?;
 
         full.store(true, Ordering::SeqCst);

@@ -386,6 +386,8 @@ label! {
         Keys = "keys",
         /// Read or write which uuid a slug had.
         SlugPins = "slug_pins",
+        /// Take, keep or give up what one replica does at a time.
+        Lease = "lease",
         /// Remove what has expired.
         Sweep = "sweep",
         /// Seal anew under a new key, or see what each key opens.

@@ -411,8 +411,8 @@ mod tests {
             }
             let possible = (span / gap).min(people as u64 * span / 300);
             prop_assert!(calls * 10 >= possible * 8, "{calls} of {possible}");
-            for key in 0..people {
-                let age = at(now).since(as_of[key]);
+            for as_of in &as_of {
+                let age = at(now).since(*as_of);
                 prop_assert!(age <= queue.interval(&AGES).mul_f64(2.0) + Duration::from_secs(2 * gap + 40));
             }
         }
