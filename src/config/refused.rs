@@ -38,11 +38,6 @@ pub(super) const REFUSED: &[Refused] = &[
         message: "is not supported yet; `kind: embedded` needs `path` only",
     },
     Refused {
-        path: "directory.budget",
-        word: None,
-        message: "is not supported yet; remove it: 429 answers of Bitbucket are obeyed",
-    },
-    Refused {
         path: ".repository",
         word: None,
         message: "conditions on repositories are not supported yet; name a team or an account",
