@@ -261,7 +261,7 @@ impl Gate {
             return Verdict::Forward(Pass { route: route.clone(), who: None, by: By::Preflight });
         }
         let session = match self.session(settings, facts).await {
-            Found::Session(session) => session,
+            Found::Session { session, .. } => session,
             Found::Nobody(why) => return Verdict::SignIn(SignIn { route: route.clone(), why }),
             Found::StoreAway => {
                 return Verdict::CannotTell(CannotTell {
@@ -350,7 +350,7 @@ impl Gate {
         let mut why = Nobody::NoCookie;
         for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
             why = Nobody::DeadCookie;
-            let id = match SessionId::open(value, &self.keyring) {
+            let id = match SessionId::open(value, &self.keyring, settings.cookie.scope(facts.host)) {
                 Ok(id) => id,
                 Err(not_ours) => {
                     self.telemetry.metrics.bad_cookies.inc(match not_ours {
@@ -362,10 +362,10 @@ impl Gate {
             };
             let key = id.key();
             if let Some(session) = self.live.in_memory(&key, &settings.session, facts.now) {
-                return Found::Session(session);
+                return Found::Session { id, session };
             }
             match self.live.find(key, &settings.session, facts.now).await {
-                Ok(Some(session)) => return Found::Session(session),
+                Ok(Some(session)) => return Found::Session { id, session },
                 Ok(None) => self.telemetry.metrics.bad_cookies.inc(CookieFault::NoSession),
                 Err(error) => {
                     self.telemetry.warn_limited("store", facts.now, &error);
@@ -418,7 +418,12 @@ pub enum Recheck {
 /// What the cookies of a request come to.
 pub enum Found {
     /// A live session.
-    Session(Arc<LiveSession>),
+    Session {
+        /// What only this browser knows of it.
+        id: SessionId,
+        /// The session.
+        session: Arc<LiveSession>,
+    },
     /// Nobody.
     Nobody(Nobody),
     /// The store does not answer, so nobody can say.

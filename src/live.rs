@@ -63,6 +63,7 @@ impl LiveSession {
             last_used_at: self.used_at(),
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         }
     }
 
@@ -257,6 +258,7 @@ impl Live {
             last_used_at: now,
             address: browser.address,
             user_agent: browser.user_agent,
+            hosts: Box::default(),
         };
         self.0.store.put_session(key, &record).await?;
         let session = self.keep(key, &record, account, now);

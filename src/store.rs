@@ -288,6 +288,12 @@ impl Store {
         self.timed(StoreOperation::SessionWrite, self.backend().touch_sessions(touches)).await
     }
 
+    /// Writes down that a session was handed over to `host` ([`session::Record::add_host`]). Whether it is there:
+    /// one that has ended stays ended.
+    pub async fn add_session_host(&self, key: SessionKey, host: &str) -> Result<bool, Error> {
+        self.timed(StoreOperation::SessionWrite, self.backend().add_session_host(key, host)).await
+    }
+
     /// Ends a session. Whether it was there.
     pub async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
         self.timed(StoreOperation::SessionEnd, self.backend().end_session(key)).await

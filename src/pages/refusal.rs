@@ -9,6 +9,7 @@ use super::render::{
     self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused, Trouble,
 };
 use super::reply::Common;
+use super::sign_in::sent_to;
 use super::{Asked, Services, with_cookies};
 use crate::assertion::TeamParts;
 use crate::directory::Cause;
@@ -73,7 +74,7 @@ fn ask_to_sign_in(
             services.login.telemetry.metrics.sign_ins.inc(SignInOutcome::Loop);
             set.extend(cookies);
             let again = sign_in_link(&return_to);
-            let trouble = CookieTrouble::Loop { rounds };
+            let trouble = CookieTrouble::Loop { rounds, by: sent_to(asked) };
             with_cookies(render::cookies_blocked(common, trouble, &again, shape), set)
         }
         Start::TooOften { wait } => {

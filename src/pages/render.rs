@@ -339,7 +339,10 @@ mod tests {
             (Event::BadRequest, bad_request(common, name, shape)),
             (Event::SignInExpired, sign_in_expired(common, again, shape)),
             (Event::Cancelled, cancelled(common, again, Some(name), shape)),
-            (Event::CookiesBlocked, cookies_blocked(common, CookieTrouble::Loop { rounds: 3 }, again, shape)),
+            (
+                Event::CookiesBlocked,
+                cookies_blocked(common, CookieTrouble::Loop { rounds: 3, by: "Bitbucket" }, again, shape),
+            ),
             (Event::Misconfigured, misconfigured(common, shape)),
             (Event::BitbucketAway, bitbucket_trouble(common, away, again, shape)),
             (Event::BitbucketGarbled, bitbucket_trouble(common, BitbucketTrouble::Garbled, again, shape)),
@@ -378,6 +381,7 @@ mod tests {
             ends_at: at(28_800),
             user_agent: Some("Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0"),
             address: Some(std::net::Ipv4Addr::new(203, 0, 113, 7).into()),
+            hosts: &[],
             sign_out: "/.teamgate/logout?session=0123456789abcdef",
         };
         let names = groups(&["acme", "acme/members", name]);
@@ -393,7 +397,7 @@ mod tests {
         };
         let question = SignOut { person: person(name), action: "/.teamgate/logout", stay: "/.teamgate/" };
         for (what, response) in [
-            ("account", who_am_i(common, &WhoAmI::Somebody(profile))),
+            ("account", who_am_i(common, &WhoAmI::Somebody(&profile))),
             ("nobody", who_am_i(common, &WhoAmI::Nobody { sign_in })),
             ("sign-out", sign_out(common, &question)),
             ("signed-out", signed_out(common, &SignedOut::Done { sign_in, bitbucket_sign_out })),

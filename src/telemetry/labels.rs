@@ -94,7 +94,7 @@ macro_rules! one {
 
 one! {
     AssertionSource CallOutcome CallRight CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
-    HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
+    HandOverOutcome HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
 label! {
@@ -205,6 +205,28 @@ label! {
         /// Bitbucket did not answer, or not with what was asked for.
         BitbucketFailed = "bitbucket_failed",
         /// The session could not be stored.
+        StoreFailed = "store_failed",
+    }
+}
+
+label! {
+    /// How handing a session over to another host ended.
+    HandOverOutcome is "outcome" {
+        /// The other host has it.
+        Ok = "ok",
+        /// The request or the ticket is not ours, was changed, or came to another host.
+        Forged = "forged",
+        /// The ticket is older than 30 seconds, or the request than ten minutes.
+        Expired = "expired",
+        /// The browser sent no cookie of ours back.
+        NoCookies = "no_cookies",
+        /// The ticket is another browser's.
+        OtherBrowser = "other_browser",
+        /// The ticket was used before.
+        Spent = "spent",
+        /// The session ended in between.
+        SessionOver = "session_over",
+        /// The store did not answer.
         StoreFailed = "store_failed",
     }
 }

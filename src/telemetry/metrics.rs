@@ -16,8 +16,9 @@ use prometheus::{
 
 use super::labels::{
     AssertionSource, CallOutcome, CallRight, CertificateReload, ConnectionRefusal, CookieFault, Decision,
-    EndReason, Ending, Endpoint, Freshness, HoldReason, KeyReload, Labels, LogStream, One, OpenKind,
-    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
+    EndReason, Ending, Endpoint, Freshness, HandOverOutcome, HoldReason, KeyReload, Labels, LogStream, One,
+    OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled,
+    UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -66,6 +67,8 @@ pub struct Metrics {
     pub sign_in_starts: IntCounter,
     /// Ends of sign-ins.
     pub sign_ins: Counters<SignInOutcome>,
+    /// Ends of hand-overs to other hosts.
+    pub hand_overs: Counters<HandOverOutcome>,
     /// What was refused because somebody did it too often.
     pub throttled: Counters<Throttled>,
     /// Sessions that count.
@@ -260,6 +263,12 @@ impl Metrics {
             "Sign-ins that ended, one way or the other.",
             "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
              that refuses cookies.",
+        )?;
+        let hand_overs = t.counters(
+            "teamgate_hand_overs_total",
+            "Sessions handed over to hosts that the gateway's own cookie does not reach.",
+            "`no_cookies` is a browser that refuses the other host's cookies. `forged` and `other_browser` rising is \
+             somebody trying; a few are links that were copied from the address bar.",
         )?;
         let throttled = t.counters(
             "teamgate_throttled_total",
@@ -479,6 +488,7 @@ impl Metrics {
             connections_refused,
             sign_in_starts,
             sign_ins,
+            hand_overs,
             throttled,
             sessions,
             sessions_ended,
