@@ -224,14 +224,15 @@ impl Asking<'_> {
 
     /// Waits for the answer that another has asked for.
     async fn others_answer(&self, account: &Account) -> Result<Known, Setback> {
-        let patience = tokio::time::Instant::now() + PATIENCE;
-        while tokio::time::Instant::now() < patience {
-            tokio::time::sleep(LOOK_EVERY).await;
-            if let Some(known) = self.written_down(account).await? {
-                return Ok(known);
+        let written_down = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                if let Some(known) = self.written_down(account).await? {
+                    return Ok(known);
+                }
             }
-        }
-        Err(Setback::NotOurTurn)
+        };
+        tokio::time::timeout(PATIENCE, written_down).await.unwrap_or(Err(Setback::NotOurTurn))
     }
 
     async fn ask(&self, account: &Account) -> Result<Known, Setback> {
