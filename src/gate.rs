@@ -16,7 +16,7 @@ use http::Method;
 use http::header::ORIGIN;
 
 use crate::clock::Timestamp;
-use crate::directory::{self, Answer, Condition, Directory, Known, Watched};
+use crate::directory::{self, Answer, Cause, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
 use crate::gate::preflight::is_preflight;
@@ -86,8 +86,15 @@ impl Verdict {
             }),
             Verdict::Deny(denied) => Some(denied.reason()),
             Verdict::CannotTell(doubt) => Some(match doubt.missing {
-                Missing::Membership { last_answer } => {
-                    format!("the last answer about the account is of {last_answer}").into()
+                Missing::Membership { last_answer, cause } => {
+                    let cause = match cause {
+                        Cause::Unanswered => "bitbucket does not answer",
+                        Cause::NoBudget => "directory.budget is used up",
+                        Cause::Misconfigured => "bitbucket refuses our client, or it lacks a scope",
+                        Cause::Removed => "bitbucket removed what teamgate asks",
+                        Cause::Unusable | Cause::FreshTokenRefused => "bitbucket's answer is of no use",
+                    };
+                    format!("the last answer about the account is of {last_answer}; {cause}").into()
                 }
                 Missing::Store => "the session store does not answer".into(),
             }),
@@ -217,6 +224,8 @@ pub enum Missing {
     Membership {
         /// When Bitbucket last answered about the account.
         last_answer: Timestamp,
+        /// Why there is no later answer.
+        cause: Cause,
     },
     /// The session store does not answer.
     Store,
@@ -275,8 +284,8 @@ impl Gate {
             Answer::Ended => {
                 return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie });
             }
-            Answer::CannotTell { last_answer, retry_after } => {
-                let missing = Missing::Membership { last_answer };
+            Answer::CannotTell { last_answer, retry_after, cause } => {
+                let missing = Missing::Membership { last_answer, cause };
                 return Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after });
             }
         };
@@ -292,7 +301,8 @@ impl Gate {
             Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who), by: By::Rule }),
             Decision::Deny(_) => Verdict::Deny(Denied { route, who, outside: Outside::OfThisRule }),
             Decision::CannotTell(_) => {
-                let missing = Missing::Membership { last_answer: who.known.membership.as_of() };
+                let last_answer = who.known.membership.as_of();
+                let missing = Missing::Membership { last_answer, cause: Cause::Unanswered };
                 Verdict::CannotTell(CannotTell { route, missing, retry_after: Duration::from_secs(10) })
             }
             Decision::AskSignIn => Verdict::SignIn(SignIn { route, why: Nobody::DeadCookie }),

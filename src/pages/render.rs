@@ -23,7 +23,9 @@ mod access;
 mod account;
 mod sign_in;
 
-pub use access::{CannotTell, NoTeam, RELOAD_EVERY, RELOADS, Refused, cannot_tell, no_team, refused};
+pub use access::{
+    CannotTell, NoTeam, RELOAD_EVERY, RELOADS, Refused, Trouble, cannot_tell, no_team, refused,
+};
 pub use account::{Profile, SignOut, SignedOut, ThisSession, WhoAmI, sign_out, signed_out, who_am_i};
 pub use sign_in::{
     AccountTrouble, AskToSignIn, BitbucketTrouble, CookieTrouble, account_refused, ask_to_sign_in,
@@ -318,6 +320,7 @@ mod tests {
         let refusal = Refused { person, needs, groups: &wanted, as_of: at(0), again, switch };
         let unknown = CannotTell {
             last_answer: Some(at(0).minus(Duration::from_secs(840))),
+            trouble: Trouble::Silence,
             reloads: 1,
             next: "/x?r=2",
             again,

@@ -258,8 +258,16 @@ label! {
         NoBudget = "no_budget",
         /// No answer, or a 5xx, or half of one. The previous membership stays.
         Unavailable = "unavailable",
-        /// An answer that we cannot read, or an endpoint that is no more.
+        /// In none of the teams that may use this gateway: nothing opens, and no sign-in helps.
+        Denied = "denied",
+        /// Bitbucket refuses our client, or the client lacks a scope. The previous membership stays.
+        Misconfigured = "misconfigured",
+        /// An endpoint is no more. The previous membership stays.
+        Removed = "removed",
+        /// An answer that we cannot read.
         Unexpected = "unexpected",
+        /// Another replica had asked.
+        Elsewhere = "elsewhere",
         /// Our own store was in the way.
         StoreFailed = "store_failed",
     }
@@ -274,6 +282,8 @@ label! {
         DoneElsewhere = "done_elsewhere",
         /// Refused: the grant is withdrawn.
         Refused = "refused",
+        /// Refused, and our client with it: nobody's grant is believed gone before the client is accepted again.
+        Doubtful = "doubtful",
         /// Refused after a crash between the answer and the write: the token is lost, not the grant.
         Lost = "lost",
         /// No answer.

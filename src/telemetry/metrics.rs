@@ -305,7 +305,8 @@ impl Metrics {
             "teamgate_requeries_total",
             "Re-queries of memberships.",
             "`throttled` means that Bitbucket's limit is reached: lower `directory.budget`; `no_budget` means that \
-             ours is: raise `directory.refresh_after`; `unexpected` means that Bitbucket changed its API.",
+             ours is: raise `directory.refresh_after`; `misconfigured` and `removed` need you now, the log says what for; \
+             `unexpected` means that Bitbucket changed its API.",
         )?;
         let interval_stretch = t.float(
             "teamgate_requery_interval_stretch",
@@ -374,7 +375,8 @@ impl Metrics {
             "teamgate_token_refreshes_total",
             "Refreshes of access tokens.",
             "`lost` after a crash is expected, and only then; `refused` is people withdrawing the app, unless \
-             all do so at once: then the client was changed at Bitbucket.",
+             all do so at once; `doubtful` means that Bitbucket refuses our client: its secret was changed, or it is \
+             locked out for some minutes.",
         )?;
 
         t.section("Assertions");
