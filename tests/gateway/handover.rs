@@ -607,8 +607,10 @@ async fn a_new_key_in_the_middle_of_a_hand_over_changes_nothing() -> Checked {
     browser.follow(browser.get(&at(&setup, "deploy.example", "/")).await?).await?.expect(200)?;
     let request = browser.get(&at(&setup, "wiki.test", "/page")).await?.expect(302)?.location()?;
     crate::keys::rotate(&setup).await?;
+    setup.gateway.recorded("keys_rotated", 1).await?;
     let ticket = ticket_from(&browser, &request).await?;
     crate::keys::rotate(&setup).await?;
+    setup.gateway.recorded("keys_rotated", 2).await?;
     let page = browser.follow(browser.get(&ticket).await?).await?;
     assert_eq!(page.expect(200)?.json()?["target"], "/page");
     // Each host's cookie is under another key, and all count.
