@@ -394,11 +394,19 @@ impl App {
             }
         }));
 
-        let (store, health) = (self.store.clone(), self.health.clone());
+        let (store, live, health) = (self.store.clone(), self.services.live.clone(), self.health.clone());
         self.runtime.spawn(every(Duration::from_secs(2), move || {
-            let (store, health) = (store.clone(), health.clone());
+            let (store, live, health) = (store.clone(), live.clone(), health.clone());
             async move {
                 let problem = store.healthy().await.err().map(|error| Arc::new(error.to_string()));
+                if problem.is_none()
+                    && let Ok(written @ 1..) = live.settle().await
+                {
+                    tracing::info!(
+                        count = written,
+                        "ends of sessions that the store had not taken are written down"
+                    );
+                }
                 health.store.store(problem);
             }
         }));
@@ -491,6 +499,8 @@ impl App {
             for (kind, count) in open.census(now) {
                 metrics.open_connections.of(kind).set(count);
             }
+            let owed = i64::try_from(directory.revocations().owed()).unwrap_or(i64::MAX);
+            metrics.revocations_owed.set(owed);
             let spoiled = store.spoiled_records().saturating_sub(metrics.corrupted_records.get());
             metrics.corrupted_records.inc_by(spoiled);
         });

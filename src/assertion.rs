@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
@@ -100,9 +100,10 @@ pub struct Outgoing {
     route: Arc<Route>,
 }
 
-/// What was made for one session, by route. Bounded: see `Cache::KEPT`.
+/// What was made for one session, by route. Bounded: see `Cache::KEPT`. A pointer until there is something to keep:
+/// most sessions of a large house are not in use.
 #[derive(Default)]
-pub struct Cache(ArcSwap<Vec<Arc<Outgoing>>>);
+pub struct Cache(ArcSwapOption<Vec<Arc<Outgoing>>>);
 
 impl Cache {
     /// How many routes' headers a session keeps. One that visits more makes some of them again.
@@ -117,8 +118,8 @@ impl Cache {
         now: Timestamp,
     ) -> Option<Arc<Outgoing>> {
         let made = self.0.load();
-        let found =
-            made.iter().find(|made| Arc::ptr_eq(&made.route, route) && *made.audience == *audience)?;
+        let mut made = made.iter().flat_map(|made| made.iter());
+        let found = made.find(|made| Arc::ptr_eq(&made.route, route) && *made.audience == *audience)?;
         // A key that is gone is gone for what it signed, too: it may have been distrusted a moment ago.
         let is_good = now < found.made_until && Arc::ptr_eq(&found.known, known) && keys.has(&found.kid);
         is_good.then(|| found.clone())
@@ -128,6 +129,7 @@ impl Cache {
         self.0.rcu(|made| {
             let mut next: Vec<Arc<Outgoing>> = made
                 .iter()
+                .flat_map(|made| made.iter())
                 .filter(|old| {
                     !(Arc::ptr_eq(&old.route, &outgoing.route) && old.audience == outgoing.audience)
                 })
@@ -135,8 +137,22 @@ impl Cache {
                 .cloned()
                 .collect();
             next.insert(0, outgoing.clone());
-            next
+            Some(Arc::new(next))
         });
+    }
+
+    /// Lets everything go once none of it is good at `now` any more.
+    pub fn let_go(&self, now: Timestamp) {
+        let made = self.0.load();
+        if made.as_ref().is_some_and(|made| made.iter().all(|made| now >= made.made_until)) {
+            // What was made meanwhile is made again.
+            self.0.store(None);
+        }
+    }
+
+    #[cfg(test)]
+    fn kept(&self) -> usize {
+        self.0.load().as_ref().map_or(0, |made| made.len())
     }
 }
 
@@ -596,6 +612,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_stale_is_let_go_and_takes_no_memory() -> Outcome {
+        let folder = tempfile::tempdir()?;
+        let settings = settings();
+        let assertions = assertions(folder.path(), &settings).await?;
+        let (route, known, cache) = (route(IdentityOut::default())?, known(None, None), Cache::default());
+        assertions.outgoing(&cache, &settings, &occasion(&route, &known), NOW)?;
+        cache.let_go(after(239));
+        assert_eq!(cache.kept(), 1);
+        cache.let_go(after(240));
+        assert_eq!(cache.kept(), 0);
+        assertions.outgoing(&cache, &settings, &occasion(&route, &known), after(240))?;
+        assert_eq!(cache.kept(), 1);
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn it_is_made_anew_when_anything_it_says_is_another() -> Outcome {
         let folder = tempfile::tempdir()?;
         let settings = settings();
@@ -616,7 +648,7 @@ mod tests {
         // A membership that changed has taken the place of the one before; the other routes' are still there.
         let again = assertions.outgoing(&cache, &settings, &occasion(&one, &now), NOW)?;
         assert!(!Arc::ptr_eq(&first, &again));
-        assert_eq!(cache.0.load().len(), 3);
+        assert_eq!(cache.kept(), 3);
         Ok(())
     }
 
@@ -649,7 +681,7 @@ mod tests {
                 NOW,
             )?;
         }
-        assert_eq!(cache.0.load().len(), Cache::KEPT);
+        assert_eq!(cache.kept(), Cache::KEPT);
         Ok(())
     }
 

@@ -25,7 +25,8 @@ use crate::bitbucket::Bitbucket;
 use crate::clock::{Clock, Timestamp};
 use crate::identity::{AccountId, VerifiedIdentity};
 use crate::membership::{Membership, TeamName};
-use crate::store::{self, AccountRecord, Grant, Store};
+use crate::revocation::{Revocations, Turn};
+use crate::store::{self, AccountRecord, Grant, Store, Version};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::{EndReason, Event};
 
@@ -209,6 +210,7 @@ pub struct Directory(Arc<Inner>);
 
 struct Inner {
     accounts: Cache<AccountId, Arc<Account>>,
+    revocations: Revocations,
     store: Store,
     clock: Clock,
     telemetry: Telemetry,
@@ -233,7 +235,14 @@ impl Directory {
             .build();
         let closed_until = AtomicU64::new(0);
         let stirred = Notify::new();
-        Directory(Arc::new(Inner { accounts, store, clock, telemetry, closed_until, stirred, runtime }))
+        let revocations = Revocations::new(store.clone());
+        let inner = Inner { accounts, revocations, store, clock, telemetry, closed_until, stirred, runtime };
+        Directory(Arc::new(inner))
+    }
+
+    /// What was ended lately.
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
     }
 
     /// Says that an account or a session has lost something, to whoever watches what is open.
@@ -277,6 +286,9 @@ impl Directory {
         now: Timestamp,
     ) -> Result<Arc<Account>, store::Error> {
         let id = known.identity.account();
+        let turn = self.0.revocations.turn(id).await;
+        // An end that is owed means what was there before, and not what is brought now.
+        turn.settle().await?;
         self.0.store.put_grant(id, grant, None).await?;
         self.0.store.put_account(&record(&known)).await?;
         if let Some(account) = self.0.accounts.get(&id)
@@ -412,23 +424,62 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// When the store did not take it: the sessions in memory are over all the same, and it is in the log.
+    /// When the store did not take it: the sessions are over all the same, and the store is told when it is back.
     pub async fn end(&self, account: &Account, why: EndReason) -> Result<u64, store::Error> {
         account.set_condition(Condition::Ended);
         self.stir();
-        let ended = self.0.store.end_account_sessions(account.id).await;
-        let forgotten = self.0.store.delete_grant(account.id).await;
+        let turn = self.0.revocations.turn(account.id).await;
+        self.end_in_turn(&turn, account, why).await
+    }
+
+    /// The same because the tokens of the version `seen` are refused: not if a sign-in has brought others since.
+    /// Whether it was.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Directory::end`].
+    pub async fn end_without_grant(
+        &self,
+        account: &Account,
+        seen: Version,
+        why: EndReason,
+    ) -> Result<bool, store::Error> {
+        let turn = self.0.revocations.turn(account.id).await;
+        if let Ok(Some((_, version))) = self.0.store.grant(account.id).await
+            && version != seen
+        {
+            return Ok(false);
+        }
+        self.end_in_turn(&turn, account, why).await.map(|_| true)
+    }
+
+    async fn end_in_turn(
+        &self,
+        turn: &Turn<'_>,
+        account: &Account,
+        why: EndReason,
+    ) -> Result<u64, store::Error> {
+        let now = self.0.clock.now();
+        account.set_condition(Condition::Ended);
+        if let Some(current) = self.0.accounts.get(&account.id) {
+            // A sign-in that had its turn before this may have made another.
+            current.set_condition(Condition::Ended);
+        }
+        self.stir();
+        let ended = turn.end(why, now).await;
         // Only now: until the sessions are gone from the store, whoever looks the account up must find it ended.
         self.0.accounts.invalidate(&account.id);
-        if let Err(error) = ended.as_ref().map(|_| ()).and(forgotten.as_ref().map(|_| ())) {
-            // In memory the sessions are over already; the store learns it when it is back and they are read.
-            tracing::error!(account.id = %account.id, %error, "an ended account could not be written down");
+        if let Err(error) = &ended {
+            tracing::error!(
+                account.id = %account.id, %error,
+                "the end of an account's sessions could not be written down; they are over, and it is tried again"
+            );
         }
         let count = ended.as_ref().map_or(0, |keys| keys.len() as u64);
         let event = Event::SessionsEnded { account: Some(account.id), reason: why, count };
-        self.0.telemetry.audit.record(self.0.clock.now(), &event);
+        self.0.telemetry.audit.record(now, &event);
         self.0.telemetry.metrics.sessions_ended.of(why).inc_by(count);
-        ended.and(forgotten).map(|_| count)
+        ended.map(|_| count)
     }
 
     /// Forgets an account's tokens when its last session has ended: what nobody uses is not kept.
@@ -437,12 +488,16 @@ impl Directory {
     ///
     /// When the store cannot be asked or does not take it.
     pub async fn forget_unused(&self, id: AccountId, now: Timestamp) -> Result<(), store::Error> {
-        let Some((grant, _)) = self.0.store.grant(id).await? else { return Ok(()) };
+        let Some((grant, version)) = self.0.store.grant(id).await? else { return Ok(()) };
         // A sign-in under way has written its grant and not yet its session.
         let settled = now.since(grant.obtained_at) >= SETTLING;
         if settled && self.0.store.sessions_of(id).await?.is_empty() {
-            self.0.store.delete_grant(id).await?;
-            self.0.accounts.invalidate(&id);
+            match self.0.store.delete_grant(id, Some(version)).await {
+                Ok(_) => self.0.accounts.invalidate(&id),
+                // A sign-in has brought others.
+                Err(store::Error::Conflict) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

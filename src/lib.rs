@@ -42,6 +42,8 @@ pub mod keys;
 pub mod store;
 
 // ── services: compose the above; no Pingora
+pub mod revocation;
+
 pub mod directory;
 
 pub mod assertion;

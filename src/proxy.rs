@@ -142,7 +142,7 @@ impl Proxy {
                     audience: &audience,
                     known,
                     session: &live.key,
-                    session_ends_at: live.record.begun_at.plus(snapshot.gate.session.lifetime),
+                    session_ends_at: live.begun_at().plus(snapshot.gate.session.lifetime),
                 };
                 let now = reading.arrival.now;
                 match self.services.assertions.outgoing(&live.outgoing, &snapshot.assertion, &occasion, now) {

@@ -61,6 +61,24 @@ pub struct Settings {
     pub idle: Duration,
 }
 
+impl Settings {
+    /// The moment from which a session no longer counts, if it is not used again.
+    pub fn ends_at(&self, begun_at: Timestamp, last_used_at: Timestamp) -> Timestamp {
+        begun_at.plus(self.lifetime).min(last_used_at.plus(self.idle))
+    }
+
+    /// Judges a session at `now`.
+    pub fn standing(&self, begun_at: Timestamp, last_used_at: Timestamp, now: Timestamp) -> Standing {
+        if now.since(begun_at) >= self.lifetime {
+            Standing::Expired
+        } else if now.since(last_used_at) >= self.idle {
+            Standing::Idle
+        } else {
+            Standing::Live
+        }
+    }
+}
+
 /// What is known of a session from its beginning.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -90,19 +108,13 @@ pub enum Standing {
 impl Record {
     /// The moment from which the session no longer counts, if it is not used again.
     pub fn ends_at(&self, last_used_at: Timestamp, settings: &Settings) -> Timestamp {
-        self.begun_at.plus(settings.lifetime).min(last_used_at.plus(settings.idle))
+        settings.ends_at(self.begun_at, last_used_at)
     }
 }
 
 /// Judges a session at `now`. `last_used_at` may be younger than what the record says.
 pub fn standing(record: &Record, last_used_at: Timestamp, settings: &Settings, now: Timestamp) -> Standing {
-    if now.since(record.begun_at) >= settings.lifetime {
-        Standing::Expired
-    } else if now.since(last_used_at) >= settings.idle {
-        Standing::Idle
-    } else {
-        Standing::Live
-    }
+    settings.standing(record.begun_at, last_used_at, now)
 }
 
 #[cfg(test)]

@@ -294,6 +294,17 @@ impl Store {
         }))
     }
 
+    /// One on a disk that is full while the switch is on.
+    #[cfg(test)]
+    pub(crate) fn on_a_disk_that_fills(
+        dir: &Path,
+        ring: Arc<Keyring>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Store, Arc<std::sync::atomic::AtomicBool>), Error> {
+        let (embedded, full) = embedded::full_disk::open(dir, ring)?;
+        Ok((Store { backend: Backend::Embedded(Arc::new(embedded)), metrics }, full))
+    }
+
     /// Counts an operation, how long it took and whether it failed. A conflict is an answer, no failure.
     async fn timed<T>(
         &self,
@@ -385,9 +396,9 @@ impl Store {
         self.timed(StoreOperation::GrantWrite, ask!(self.put_grant(account, grant, expected))).await
     }
 
-    /// Deletes a grant. Whether it was there.
-    pub async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
-        self.timed(StoreOperation::GrantWrite, ask!(self.delete_grant(account))).await
+    /// Deletes a grant, whichever it is or the one of the version `expected`. Whether it was there.
+    pub async fn delete_grant(&self, account: AccountId, expected: Option<Version>) -> Result<bool, Error> {
+        self.timed(StoreOperation::GrantWrite, ask!(self.delete_grant(account, expected))).await
     }
 
     /// Up to `limit` accounts that have a grant, by uuid, from the one that follows `after`. An empty page is the

@@ -286,8 +286,12 @@ async fn of_two_that_write_over_one_version_one_is_told_so(backend: impl Backend
 
     store.put_grant(account(1), &grant("three"), None).await?;
     assert_eq!(token_of(store.grant(account(1)).await?).as_deref(), Some("three"));
-    assert!(store.delete_grant(account(1)).await?);
-    assert!(!store.delete_grant(account(1)).await?);
+    // One that means other tokens takes none away.
+    let (_, version) = store.grant(account(1)).await?.ok_or("it is there")?;
+    let stale = store.delete_grant(account(1), Some(Version::ABSENT)).await;
+    assert!(matches!(stale, Err(store::Error::Conflict)), "{stale:?}");
+    assert!(store.delete_grant(account(1), Some(version)).await?);
+    assert!(!store.delete_grant(account(1), None).await?);
     let again = store.put_grant(account(1), &grant("four"), None).await?;
     for old in [first, second] {
         assert_ne!(old, again, "a version never comes back");

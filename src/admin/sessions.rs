@@ -70,6 +70,8 @@ pub(super) async fn end_one(
     call.only(&["by", "why"])?;
     let word = call.word()?;
     let now = api.clock.now();
+    // Whoever asks once more after a failure wants to hear that what was ended then is written.
+    api.live.settle().await?;
     let entry = named(&api, &name, &api.sessions()).await?;
     if !api.live.end(entry.key, EndReason::Revoked, now).await? {
         return Err(no_session(&name));

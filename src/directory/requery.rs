@@ -76,14 +76,14 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
                 Changed::No => RequeryOutcome::Unchanged,
             }
         }
-        Err(Setback::GrantGone) => {
-            // What the store did not take is in the log; the sessions are over in memory.
-            let _ = directory.end(account, EndReason::GrantWithdrawn).await;
+        Err(Setback::GrantGone(seen)) => {
+            // What the store did not take is in the log, and owed to it; the sessions are over.
+            let _ = directory.end_without_grant(account, seen, EndReason::GrantWithdrawn).await;
             RequeryOutcome::GrantGone
         }
-        Err(Setback::FreshTokenRefused) => {
+        Err(Setback::FreshTokenRefused(seen)) => {
             if account.trouble().is_some_and(|trouble| trouble.cause == Cause::FreshTokenRefused) {
-                let _ = directory.end(account, EndReason::GrantWithdrawn).await;
+                let _ = directory.end_without_grant(account, seen, EndReason::GrantWithdrawn).await;
                 RequeryOutcome::GrantGone
             } else {
                 let now = inner.clock.now();
@@ -134,13 +134,17 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
     inner.telemetry.metrics.requeries.inc(outcome);
 }
 
+/// There is no grant to ask with.
+const NO_GRANT: Setback = Setback::GrantGone(Version::ABSENT);
+
 /// Why a re-query brought nothing.
 #[derive(Debug)]
 enum Setback {
     /// Bitbucket wants to be left alone; nothing was sent.
     Closed,
-    GrantGone,
-    FreshTokenRefused,
+    /// The tokens of this version are refused, or there are none.
+    GrantGone(Version),
+    FreshTokenRefused(Version),
     GrantLost,
     Deactivated,
     Bitbucket(bitbucket::Error),
@@ -184,16 +188,18 @@ async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> R
     if now < directory.closed_until() {
         return Err(Setback::Closed);
     }
-    let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(Setback::GrantGone)?;
+    let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(NO_GRANT)?;
     if now >= grant.expires_at.minus(TOKEN_MARGIN) {
         (grant, version) = refresh(directory, account.id(), settings, grant, version).await?;
     }
-    match ask_with(directory, account, settings, &grant.access_token, now).await {
+    match ask_with(directory, account, settings, (&grant.access_token, version), now).await {
         Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
             // An access token may die before its time; whether the grant did is for the refresh to say.
-            let (grant, _) = refresh(directory, account.id(), settings, grant, version).await?;
-            match ask_with(directory, account, settings, &grant.access_token, now).await {
-                Err(Setback::Bitbucket(error)) if error.is_unauthorized() => Err(Setback::FreshTokenRefused),
+            let (grant, version) = refresh(directory, account.id(), settings, grant, version).await?;
+            match ask_with(directory, account, settings, (&grant.access_token, version), now).await {
+                Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
+                    Err(Setback::FreshTokenRefused(version))
+                }
                 answer => answer,
             }
         }
@@ -205,7 +211,7 @@ async fn ask_with(
     directory: &Directory,
     account: &Account,
     settings: &Settings,
-    token: &Secret<String>,
+    (token, version): (&Secret<String>, Version),
     now: Timestamp,
 ) -> Result<Known, Setback> {
     let known = account.known();
@@ -217,7 +223,7 @@ async fn ask_with(
         let identity = who(&settings.bitbucket, token).await?;
         // A token that suddenly speaks for somebody else is no answer about this account.
         if identity.account() != account.id() {
-            return Err(Setback::GrantGone);
+            return Err(Setback::GrantGone(version));
         }
         Ok((identity, now))
     };
@@ -372,7 +378,7 @@ async fn refresh(
         let Some(refresh_token) =
             grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone()))
         else {
-            return Err(Setback::GrantGone);
+            return Err(Setback::GrantGone(version));
         };
         let interrupted_before = grant.refreshing_since.is_some();
         grant.refreshing_since = Some(inner.clock.now());
@@ -381,7 +387,7 @@ async fn refresh(
             Err(store::Error::Conflict) => {
                 // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
                 inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::DoneElsewhere);
-                return inner.store.grant(id).await?.ok_or(Setback::GrantGone);
+                return inner.store.grant(id).await?.ok_or(NO_GRANT);
             }
             Err(error) => return Err(error.into()),
         };
@@ -392,12 +398,12 @@ async fn refresh(
                 inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
                 return match inner.store.put_grant(id, &fresh, Some(version)).await {
                     Ok(version) => Ok((fresh, version)),
-                    Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(Setback::GrantGone),
+                    Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(NO_GRANT),
                     Err(error) => Err(error.into()),
                 };
             }
             Err(error) if error.remedy() == Remedy::SignInAgain => {
-                let (current, current_version) = inner.store.grant(id).await?.ok_or(Setback::GrantGone)?;
+                let (current, current_version) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
                 if current_version != version {
                     (grant, version) = (current, current_version);
                     continue;
@@ -408,7 +414,7 @@ async fn refresh(
                 } else {
                     RefreshOutcome::Refused
                 });
-                return Err(if lost { Setback::GrantLost } else { Setback::GrantGone });
+                return Err(if lost { Setback::GrantLost } else { Setback::GrantGone(version) });
             }
             Err(error) => {
                 inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::Live;
 use crate::clock::Timestamp;
@@ -187,24 +187,30 @@ impl Live {
         })
     }
 
-    /// Ends every session of one account, and forgets its tokens. How many there were.
+    /// Ends every session of one account, and forgets its tokens. How many there were. They are over when the
+    /// store fails, too, and it is told when it is back.
     pub async fn end_account(&self, id: AccountId, now: Timestamp) -> Result<Ended, store::Error> {
-        let sessions = match self.0.directory.account(id, now).await? {
-            Some(account) => self.0.directory.end(&account, EndReason::Revoked).await?,
-            // Its record does not open, so its sessions let nobody in; they go all the same.
-            None => self.0.store.end_account_sessions(id).await?.len() as u64,
+        let sessions = match self.0.directory.account(id, now).await {
+            Ok(Some(account)) => self.0.directory.end(&account, EndReason::Revoked).await?,
+            // Its record does not open, so its sessions let nobody in, or cannot be read now. They go all the same.
+            Ok(None) | Err(_) => {
+                let turn = self.0.directory.revocations().turn(id).await;
+                turn.end(EndReason::Revoked, now).await?.len() as u64
+            }
         };
         Ok(Ended { sessions, accounts: u64::from(sessions > 0) })
     }
 
     /// Ends every session of the accounts that `filter` takes. Whoever signs in meanwhile may or may not be
-    /// signed out. When the store fails on the way, what was ended before stays ended.
+    /// signed out. When the store fails on the way, the others are ended all the same, as far as it says who they are.
     pub async fn end_all(
         &self,
         filter: &Filter,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Ended, store::Error> {
+        // Whoever asks once more after a failure wants to hear that what was ended then is written.
+        self.settle().await?;
         if let Filter::Account(account) = filter {
             return self.end_account(*account, now).await;
         }
@@ -216,11 +222,17 @@ impl Live {
             };
             if takes { self.end_account(id, now).await } else { Ok(Ended::default()) }
         });
-        ends.buffer_unordered(TOGETHER)
-            .try_fold(Ended::default(), async |sum, one| {
-                Ok(Ended { sessions: sum.sessions + one.sessions, accounts: sum.accounts + one.accounts })
+        let (ended, failed) = ends
+            .buffer_unordered(TOGETHER)
+            .fold((Ended::default(), None), async |(sum, failed), one| match one {
+                Ok(one) => (
+                    Ended { sessions: sum.sessions + one.sessions, accounts: sum.accounts + one.accounts },
+                    failed,
+                ),
+                Err(error) => (sum, failed.or(Some(error))),
             })
-            .await
+            .await;
+        failed.map_or(Ok(ended), Err)
     }
 
     /// Everybody who is signed in.
@@ -251,10 +263,10 @@ impl Live {
         settings: &Settings,
         now: Timestamp,
     ) -> Option<Record> {
+        if self.0.directory.revocations().covers(&key, &record) {
+            return None;
+        }
         if let Some(live) = self.0.sessions.pin().get(&key) {
-            if live.end_reason().is_some() {
-                return None;
-            }
             record.last_used_at = record.last_used_at.max(live.used_at());
         }
         let counts = standing(&record, record.last_used_at, settings, now) == Standing::Live;
@@ -302,6 +314,8 @@ impl People {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use futures_util::TryStreamExt;
 
     use super::super::Browser;
     use super::super::tests::{Place, SETTINGS, account_of, at};

@@ -189,6 +189,8 @@ impl Login {
         let known = Known { identity, profile_as_of: asked_at, membership };
         let account = self.directory.learn(known, &grant, now).await.map_err(FailureKind::Store)?;
         let id = SessionId::draw(&self.entropy);
+        // An end of the account that came before this was on disk does not mean this.
+        let now = self.clock.now();
         let session =
             self.live.begin(id.key(), account, browser(facts), now).await.map_err(FailureKind::Store)?;
         // A session that the browser had before is over: ids are never carried across a sign-in (fixation).
@@ -238,8 +240,16 @@ impl Login {
         facts: &Facts<'_>,
         session: Option<&LiveSession>,
     ) -> Result<Vec<HeaderValue>, store::Error> {
-        if let Some(session) = session {
-            self.end_own(session.account.id(), session.key, facts).await?;
+        match session {
+            Some(session) => self.end_own(session.account.id(), session.key, facts).await?,
+            // It may be over already and not written down: whoever asks again wants to hear that it is.
+            None => {
+                for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
+                    if let Ok(id) = SessionId::open(value, &self.keyring) {
+                        self.live.make_good(id.key()).await?;
+                    }
+                }
+            }
         }
         let cookies = &settings.cookie;
         Ok(vec![cookies.clear(cookies.name()), cookies.clear(&rounds_name(cookies))])
@@ -274,11 +284,12 @@ impl Login {
         session: SessionKey,
         facts: &Facts<'_>,
     ) -> Result<(), store::Error> {
-        self.live.end(session, EndReason::SignedOut, facts.now).await?;
+        let ended = self.live.end(session, EndReason::SignedOut, facts.now).await;
+        // Over it is, whether or not the store has taken it.
         self.telemetry.metrics.sessions_ended.inc(EndReason::SignedOut);
         let event = Event::SignedOut { account, session, client: facts.client };
         self.telemetry.audit.record(facts.now, &event);
-        Ok(())
+        ended.map(|_| ())
     }
 }
 

@@ -37,10 +37,11 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
     let known = session.account.known();
     let groups = groups(&asked, &session);
     // Without the store there are no others to show; this page is no place to fail for that.
-    let all = services.live.of_account(session.account.id()).await.unwrap_or_default();
+    let mut all = services.live.of_account(session.account.id()).await.unwrap_or_default();
+    let here = all.iter().position(|(key, _)| *key == session.key);
+    let here = here.map_or_else(|| session.record(), |here| all.remove(here).1);
     let all: Vec<(String, Record)> = all
         .into_iter()
-        .filter(|(key, _)| *key != session.key)
         .map(|(key, record)| (format!("{SIGN_OUT}?session={}", key.short()), record))
         .collect();
     let mut others: Vec<ThisSession<'_>> = all
@@ -55,7 +56,7 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
         nickname: known.identity.nickname(),
         email: known.identity.email().map(|email| email.as_str()),
         groups: Some((&groups, known.membership.as_of())),
-        session: shown(&session.record, session.used_at(), settings, SIGN_OUT),
+        session: shown(&here, session.used_at(), settings, SIGN_OUT),
         others: &others,
         more,
         sign_out_others: "/.teamgate/logout?others",
@@ -129,10 +130,12 @@ pub(super) async fn userinfo(State(services): State<Services>, asked: Asked) -> 
         groups_as_of: known.membership.as_of().unix_seconds(),
         session: SessionInfo {
             id: session.key.short(),
-            begun_at: session.record.begun_at.unix_seconds(),
-            expires_at: session
-                .record
-                .ends_at(session.used_at(), &asked.snapshot.gate.session)
+            begun_at: session.begun_at().unix_seconds(),
+            expires_at: asked
+                .snapshot
+                .gate
+                .session
+                .ends_at(session.begun_at(), session.used_at())
                 .unix_seconds(),
         },
     };

@@ -6,6 +6,8 @@
 //! Reads run on the caller's thread, on a snapshot: microseconds from the cache, no waiting for writers.
 //! Writes go through [`Writer`].
 
+#[cfg(test)]
+pub(super) mod full_disk;
 mod leases;
 mod renewal;
 
@@ -236,9 +238,20 @@ impl Embedded {
         outcome.await?.map_err(|Mismatch| Error::Conflict)
     }
 
-    pub(super) async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
+    pub(super) async fn delete_grant(
+        &self,
+        account: AccountId,
+        expected: Option<Version>,
+    ) -> Result<bool, Error> {
         let key = account.to_bytes();
-        self.writer.run(move |tables| Ok(tables.grants.remove(&key)?.is_some())).await
+        let outcome = self.writer.run(move |tables| {
+            let there = version_of(tables.grants.get(&key)?.as_ref().map(redb::AccessGuard::value));
+            if expected.is_some_and(|expected| expected != there) {
+                return Ok(Err(Mismatch));
+            }
+            Ok(Ok(tables.grants.remove(&key)?.is_some()))
+        });
+        outcome.await?.map_err(|Mismatch| Error::Conflict)
     }
 
     /// Up to `limit` accounts that have a grant, by uuid.
@@ -507,12 +520,7 @@ fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::OpenOptions;
-    use std::io;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use redb::StorageBackend;
-    use redb::backends::FileBackend;
+    use std::sync::atomic::Ordering;
 
     use super::super::Fault;
     use super::super::opening::FORMAT;
@@ -542,67 +550,10 @@ mod tests {
         }
     }
 
-    /// A file on a disk that is full while the switch is on.
-    #[derive(Debug)]
-    struct FullDisk {
-        file: FileBackend,
-        full: Arc<AtomicBool>,
-    }
-
-    impl FullDisk {
-        fn check(&self) -> io::Result<()> {
-            let full = self.full.load(Ordering::SeqCst);
-            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-        }
-    }
-
-    impl StorageBackend for FullDisk {
-        fn len(&self) -> io::Result<u64> {
-            self.file.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.file.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.check()?;
-            self.file.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            self.check()?;
-            self.file.sync_data()
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.check()?;
-            self.file.write(offset, data)
-        }
-        fn close(&self) -> io::Result<()> {
-            self.file.close()
-        }
-        fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, redb::BackendError> {
-            self.file.try_lock_range(start, end)
-        }
-        fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), redb::BackendError> {
-            self.file.unlock_range(start, end)
-        }
-    }
-
     #[tokio::test]
     async fn a_full_disk_is_named_and_once_it_has_space_the_store_goes_on() -> Outcome {
         let dir = tempfile::tempdir()?;
-        let file = dir.path().join(FILE);
-        let full = Arc::new(AtomicBool::new(false));
-        let opener = {
-            let (file, full) = (file.clone(), Arc::clone(&full));
-            move || {
-                let opened =
-                    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
-                let backend = FileBackend::new(opened?)?;
-                builder().create_with_backend(FullDisk { file: backend, full: Arc::clone(&full) })
-            }
-        };
-        let database = opener()?;
-        let (path, opener) = (dir.path(), Box::new(opener));
-        let store = Embedded::with(path, file, database, opener, ring()?, Entropy::system())?;
+        let (store, full) = full_disk::open(dir.path(), ring()?)?;
         store.put_grant(ada(), &grant("before"), None).await?;
 
         full.store(true, Ordering::SeqCst);

@@ -270,8 +270,21 @@ impl Redis {
         Ok(version)
     }
 
-    pub(super) async fn delete_grant(&self, account: AccountId) -> Result<bool, Error> {
-        let was_there = self.remove(Table::Grants, &account.to_bytes()).await?.is_some();
+    pub(super) async fn delete_grant(
+        &self,
+        account: AccountId,
+        expected: Option<Version>,
+    ) -> Result<bool, Error> {
+        let key = account.to_bytes();
+        let was_there = match expected {
+            None => self.remove(Table::Grants, &key).await?.is_some(),
+            Some(expected) => {
+                let keys = self.keys_of(Table::Grants, shard_of(&key));
+                let stamp = expected.0.to_be_bytes();
+                written(self.link.run(&self.scripts.remove_stamped, &keys, &[&key, &stamp]).await?)?;
+                expected != Version::ABSENT
+            }
+        };
         self.tell(&News::GrantForgotten(account)).await?;
         Ok(was_there)
     }

@@ -100,6 +100,8 @@ pub struct Metrics {
     pub store_seconds: Histograms<StoreOperation>,
     /// Records that could not be read.
     pub corrupted_records: IntCounter,
+    /// Sessions and accounts that are over, and the store does not know yet.
+    pub revocations_owed: IntGauge,
     /// What came of changes of the secret file.
     pub key_reloads: Counters<KeyReload>,
     /// 1 while the secret file is not the one in use.
@@ -336,6 +338,12 @@ impl Metrics {
             "Anything above zero: a wrong secret file, a damaged disk, or somebody writing into the store.",
         )?;
 
+        let revocations_owed = t.gauge(
+            "teamgate_revocations_owed",
+            "Sessions, and accounts with all of theirs, that were ended and that the store has not taken yet.",
+            "Above zero the store fails: they are over here, and would come back if the process ended now.",
+        )?;
+
         let key_reloads = t.counters(
             "teamgate_key_reloads_total",
             "Changes of the secret file, by what came of them.",
@@ -424,6 +432,7 @@ impl Metrics {
             store_errors,
             store_seconds,
             corrupted_records,
+            revocations_owed,
             key_reloads,
             secret_file_refused,
             certificate_ends,

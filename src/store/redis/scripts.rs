@@ -36,6 +36,8 @@ pub(super) struct Scripts {
     pub(super) put_under: Lua,
     /// Key. Removes; gives what was there.
     pub(super) remove: Lua,
+    /// Key, stamp. Removes if the value there has this stamp (zero: if none is there); gives 1 or 0.
+    pub(super) remove_stamped: Lua,
     /// Key, value. Removes if just this value is there; gives 1 or 0.
     pub(super) remove_same: Lua,
     /// Key, value, other value. Writes the other one if just this one is there; gives 1 or 0.
@@ -61,6 +63,7 @@ impl Scripts {
             swap: Lua::new(SWAP),
             put_under: Lua::new(PUT_UNDER),
             remove: Lua::new(REMOVE),
+            remove_stamped: Lua::new(REMOVE_STAMPED),
             remove_same: Lua::new(REMOVE_SAME),
             replace_same: Lua::new(REPLACE_SAME),
             touch: Lua::new(TOUCH),
@@ -99,6 +102,14 @@ local old = redis.call('HGET', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return old";
+
+const REMOVE_STAMPED: &str = "
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+local stamp = old and string.sub(old, 1, 8) or string.rep('\\0', 8)
+if stamp ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+return 1";
 
 const REMOVE_SAME: &str = "
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
