@@ -26,6 +26,7 @@ use crate::admin::{self, Admin, Api, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
 use crate::clock::{Clock, Timestamp};
+use crate::config::compile::store::Store as Place;
 use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
 use crate::directory::requery::keep_young;
@@ -160,8 +161,13 @@ impl App {
             compiled.admin.token.as_ref().map(|token| admin_token(token, &entropy)).transpose()?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy, clock.now())?;
         let ring = Arc::new(ring);
-        let store =
-            Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
+        let (keys, draws, counts) = (ring.clone(), entropy.clone(), telemetry.metrics.clone());
+        let store = match &compiled.store {
+            Place::Embedded(folder) => Store::open(folder, keys, draws, counts)?,
+            Place::Redis(settings) => {
+                runtime.block_on(Store::connect(settings.clone(), keys, draws, counts))?
+            }
+        };
         let directory =
             Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());

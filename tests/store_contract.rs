@@ -2,6 +2,8 @@
 //!
 //! A backend joins by a [`Backend`] and a line with `contract!`.
 
+#[path = "store_contract/outages.rs"]
+mod outages;
 #[path = "servers/ports.rs"]
 mod ports;
 #[path = "servers/redis.rs"]

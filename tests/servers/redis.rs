@@ -174,12 +174,13 @@ pub(crate) const PASSWORD: &str = "a password of the tests";
 pub(crate) const ACCESS: &str =
     "~teamgate:* -@all +@read +@write +@scripting +@connection -keys -scan -flushall -flushdb";
 
-/// A server that speaks TLS only and knows one user, and the authority of its certificate, in PEM.
-pub(crate) fn secured() -> Result<(Server, String), Box<dyn std::error::Error + Send + Sync>> {
+/// A server that speaks TLS only and knows one user, and the authority of its certificate: in PEM, in DER.
+pub(crate) fn secured() -> Result<(Server, String, Vec<u8>), Box<dyn std::error::Error + Send + Sync>> {
     let mut authority = rcgen::CertificateParams::new(Vec::new())?;
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate()?;
-    let ca = authority.self_signed(&key)?.pem();
+    let ca = authority.self_signed(&key)?;
+    let (ca, der) = (ca.pem(), ca.der().to_vec());
     let issuer = rcgen::Issuer::new(authority, key);
     let key = rcgen::KeyPair::generate()?;
     let own = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?.pem();
@@ -194,7 +195,7 @@ pub(crate) fn secured() -> Result<(Server, String), Box<dyn std::error::Error + 
             address.port()
         ))
     })?;
-    Ok((server, ca))
+    Ok((server, ca, der))
 }
 
 /// A master, a replica of it, and three Sentinels that agree by two.

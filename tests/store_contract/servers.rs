@@ -80,11 +80,11 @@ impl<S> Backend for Part<S> {
 
 /// A server that speaks TLS only, to one user only.
 pub(crate) fn secured() -> Outcome<impl Fn() -> Outcome<Part<Server>>> {
-    let (server, ca) = redis::secured().map_err(|error| error.to_string())?;
+    let (server, _, ca) = redis::secured().map_err(|error| error.to_string())?;
     let server = Arc::new(server);
     Ok(move || {
         let settings = Settings {
-            tls: Some(Tls { ca: Some(ca.clone().into_bytes()) }),
+            tls: Some(Tls { ca: Some(vec![ca.clone()]) }),
             username: Some(redis::USER.to_owned()),
             password: Some(Arc::new(Secret::new(redis::PASSWORD.to_owned()))),
             ..settings(&[&server], Topology::Single)

@@ -21,6 +21,8 @@ use ::redis::{
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, ServerErrorKind,
     TlsCertificates, TlsMode, Value,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -74,8 +76,8 @@ pub enum Topology {
 /// TLS to the servers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tls {
-    /// The authority that vouches for the servers, in PEM; none: the system's.
-    pub ca: Option<Vec<u8>>,
+    /// The authorities that vouch for the servers, in DER; none: the system's.
+    pub ca: Option<Vec<Vec<u8>>>,
 }
 
 impl Settings {
@@ -96,7 +98,12 @@ impl Settings {
 
     fn certificates(&self) -> Option<TlsCertificates> {
         let tls = self.tls.as_ref()?;
-        Some(TlsCertificates { client_tls: None, root_cert: tls.ca.clone() })
+        // The client wants it the other way.
+        let pem = |der: &Vec<u8>| {
+            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
+        };
+        let root_cert = tls.ca.as_ref().map(|ca| ca.iter().map(pem).collect::<String>().into_bytes());
+        Some(TlsCertificates { client_tls: None, root_cert })
     }
 
     fn addresses(&self) -> impl Iterator<Item = ConnectionAddr> + '_ {
@@ -507,9 +514,9 @@ pub(super) fn fault_of(error: &RedisError) -> ServerFault {
 
 fn is_tls(error: &RedisError) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.is::<rustls::Error>() {
-            return true;
+    while let Some(mut error) = source {
+        if let Some(shared) = error.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
+            error = &**shared;
         }
         if let Some(error) = error.downcast_ref::<std::io::Error>()
             && error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
