@@ -171,7 +171,8 @@ impl App {
         let directory =
             Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
-        let current = Arc::new(ArcSwap::from_pointee(assemble::snapshot(&compiled, &telemetry)?));
+        let current =
+            Arc::new(ArcSwap::from_pointee(assemble::snapshot(&compiled, &telemetry, directory.traffic())?));
         let assertions = runtime.block_on(Assertions::load(
             store.clone(),
             telemetry.clone(),
@@ -501,6 +502,7 @@ impl App {
             metrics.memberships.of(Freshness::Due).set(census.due);
             metrics.memberships.of(Freshness::Stale).set(census.stale);
             metrics.oldest_membership.set(census.oldest_in_use.as_secs_f64());
+            directory.report(metrics);
             metrics.sessions.set(i64::try_from(live.count()).unwrap_or(i64::MAX));
             for (kind, count) in open.census(now) {
                 metrics.open_connections.of(kind).set(count);

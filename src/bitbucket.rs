@@ -3,9 +3,11 @@
 //! Owns: [`Bitbucket`] and what it may be asked, its [`Error`] with the remedy, and every rule about what may
 //! be sent where: a token travels in the `Authorization` header only, redirects are never followed, pages
 //! stay below `api_url`, answers are bounded in bytes, pages and seconds.
-//! Must not know: sessions, rules, the store, how often to ask, metrics (they come in as an observer).
+//! Must not know: sessions, rules, the store, how often to ask, metrics. Who does stands at the one door through
+//! which calls leave: [`Traffic`].
 //!
-//! Every question is one call with one deadline. Nothing is retried here: who asks knows the budget.
+//! Every question is one call with one deadline. Nothing is retried here, and nothing is asked twice at once in the
+//! hope that one answer is faster: who asks knows the budget.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,25 +52,92 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Bitbucket {
     inner: Arc<Inner>,
+    right: Right,
 }
 
 struct Inner {
     settings: Settings,
     client: reqwest::Client,
-    observer: Observer,
+    traffic: Arc<dyn Traffic>,
 }
 
-type Observer = Arc<dyn Fn(Call) + Send + Sync>;
+/// On whose behalf a call is made. When there are not enough for all, the later go first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Right {
+    /// To keep young what is in use.
+    Background,
+    /// For a request that waits.
+    Waiting,
+    /// For somebody who signs in.
+    SignIn,
+}
+
+/// Who stands at the door through which every request leaves.
+pub trait Traffic: Send + Sync {
+    /// Whether a request may leave now. Asked once before each; must not block.
+    ///
+    /// # Errors
+    ///
+    /// Why not, and when it is worth asking again. The request is not sent then.
+    fn admit(&self, endpoint: Endpoint, right: Right) -> Result<(), Held>;
+
+    /// What came of a request that was admitted. Told once for each, on the asking task; must not block.
+    fn done(&self, call: &Call);
+}
+
+/// Whoever only listens lets everything pass.
+impl<F: Fn(&Call) + Send + Sync> Traffic for F {
+    fn admit(&self, _: Endpoint, _: Right) -> Result<(), Held> {
+        Ok(())
+    }
+
+    fn done(&self, call: &Call) {
+        self(call);
+    }
+}
+
+/// A request that was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Why.
+    pub why: HeldBack,
+    /// When it is worth asking again. At most 1 h.
+    pub wait: Duration,
+}
+
+/// Why a request is not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HeldBack {
+    /// The calls of the hour are used up, or kept for those with a better right.
+    Budget,
+    /// Bitbucket said 429 and wants to be left alone.
+    Throttled,
+    /// This endpoint failed again and again.
+    Failing,
+}
 
 /// One request that went out, for metrics and the budget. A question of several pages is several calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
     /// What was asked.
     pub endpoint: Endpoint,
+    /// On whose behalf.
+    pub right: Right,
     /// What came of it.
     pub outcome: Outcome,
     /// From the first byte out to the last byte in.
     pub took: Duration,
+    /// What else the head of the answer said.
+    pub remarks: Remarks,
+}
+
+/// What Bitbucket says beside an answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Remarks {
+    /// How long it wants to be left alone, where it said 429. At most 1 h.
+    pub retry_after: Option<Duration>,
+    /// Whether it says that few calls are left.
+    pub near_limit: bool,
 }
 
 /// What Bitbucket can be asked.
@@ -89,6 +158,16 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// Every one, in the order of their definition.
+    pub const ALL: &'static [Endpoint] = &[
+        Endpoint::Exchange,
+        Endpoint::Refresh,
+        Endpoint::User,
+        Endpoint::Emails,
+        Endpoint::Workspaces,
+        Endpoint::Permission,
+    ];
+
     /// A name for metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
@@ -215,14 +294,14 @@ pub enum Level {
 }
 
 impl Bitbucket {
-    /// Prepares to talk; does not talk yet. `observer` hears of every request that goes out; it is called on
-    /// the asking task and must not block. `HTTPS_PROXY` and its like are honoured, except for loopback.
+    /// Prepares to talk; does not talk yet. `traffic` is asked before every request and hears what came of it.
+    /// `HTTPS_PROXY` and its like are honoured, except for loopback. Its calls have the right of a sign-in.
     ///
     /// # Errors
     ///
     /// When a URL is none that a token may be sent to, when the process has not installed a TLS crypto
     /// provider, or when the system's certificates cannot be loaded.
-    pub fn new(settings: Settings, observer: Arc<dyn Fn(Call) + Send + Sync>) -> Result<Bitbucket, Error> {
+    pub fn new(settings: Settings, traffic: Arc<dyn Traffic>) -> Result<Bitbucket, Error> {
         for (key, url) in [("bitbucket.web_url", &settings.web_url), ("bitbucket.api_url", &settings.api_url)]
         {
             let plain = matches!(url.scheme(), "https" | "http")
@@ -246,7 +325,12 @@ impl Bitbucket {
         };
         let client = http_client(settings.timeout, proxy)
             .map_err(|error| Error::at_start(Kind::NoClient, Some(error)))?;
-        Ok(Bitbucket { inner: Arc::new(Inner { settings, client, observer }) })
+        Ok(Bitbucket { inner: Arc::new(Inner { settings, client, traffic }), right: Right::SignIn })
+    }
+
+    /// The same, whose calls have this right.
+    pub fn with_right(&self, right: Right) -> Bitbucket {
+        Bitbucket { inner: self.inner.clone(), right }
     }
 }
 

@@ -9,9 +9,10 @@
 
 pub mod plan;
 pub mod requery;
+pub mod traffic;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -20,15 +21,19 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
+use self::plan::queue::{Look, Queue};
 use self::plan::{Ages, Freshness, Weather, freshness};
-use crate::bitbucket::Bitbucket;
+use self::traffic::Governor;
+use crate::bitbucket::{Bitbucket, Endpoint, Right};
 use crate::clock::{Clock, Timestamp};
+use crate::entropy::Entropy;
 use crate::identity::{AccountId, VerifiedIdentity};
 use crate::membership::{Membership, TeamName};
 use crate::revocation::{Revocations, Turn};
 use crate::store::{self, AccountRecord, Grant, Store, Version};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::{EndReason, Event};
+use crate::telemetry::metrics::Metrics;
 
 /// What the directory is told by the configuration.
 pub struct Settings {
@@ -46,6 +51,14 @@ impl Settings {
     /// Whether an account with `membership` may be signed in at all: with `teams` given, only its members.
     pub fn admits(&self, membership: &Membership) -> bool {
         self.teams.is_none() || membership.teams().iter().any(|team| team.confirmed)
+    }
+
+    /// What a re-query calls in any case.
+    fn endpoints(&self) -> &'static [Endpoint] {
+        match self.teams {
+            Some(_) => &[Endpoint::Permission],
+            None => &[Endpoint::Workspaces],
+        }
     }
 }
 
@@ -70,6 +83,8 @@ pub struct Account {
     evicted: AtomicBool,
     trouble: ArcSwapOption<Trouble>,
     failures: AtomicU32,
+    /// Whether the background knows that it is in use.
+    queued: AtomicBool,
     flight: Mutex<Option<watch::Receiver<bool>>>,
 }
 
@@ -116,6 +131,7 @@ impl Account {
             evicted: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             failures: AtomicU32::new(0),
+            queued: AtomicBool::new(false),
             flight: Mutex::new(None),
         }
     }
@@ -161,6 +177,16 @@ impl Account {
     /// Why the last question went unanswered, if it did.
     pub fn trouble(&self) -> Option<Trouble> {
         self.trouble.load().as_deref().copied()
+    }
+
+    /// What the background goes by; `None` when there is nothing to ask about.
+    fn look(&self) -> Option<Look> {
+        (self.condition() == Condition::Good && !self.is_evicted()).then(|| Look {
+            as_of: self.known.load().membership.as_of(),
+            used_at: Timestamp::from_unix_millis(self.used_at.load(Ordering::Relaxed)),
+            not_before: self.trouble().map_or(Timestamp::from_unix_millis(0), |trouble| trouble.not_before),
+            spread: self.id.to_bytes()[15],
+        })
     }
 
     fn weather(&self) -> Weather {
@@ -214,8 +240,11 @@ struct Inner {
     store: Store,
     clock: Clock,
     telemetry: Telemetry,
-    /// Until then Bitbucket wants to be left alone, by everybody. Milliseconds.
-    closed_until: AtomicU64,
+    traffic: Arc<Governor>,
+    /// Who is asked about in the background.
+    queue: Mutex<Queue<AccountId>>,
+    /// Told when somebody came into the queue.
+    queued: Notify,
     /// Told when an account or a session has lost something.
     stirred: Notify,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
@@ -233,11 +262,28 @@ impl Directory {
                 }
             })
             .build();
-        let closed_until = AtomicU64::new(0);
-        let stirred = Notify::new();
-        let revocations = Revocations::new(store.clone());
-        let inner = Inner { accounts, revocations, store, clock, telemetry, closed_until, stirred, runtime };
-        Directory(Arc::new(inner))
+        let traffic = Governor::new(clock.clone(), telemetry.clone(), Entropy::system());
+        Directory(Arc::new(Inner {
+            accounts,
+            revocations: Revocations::new(store.clone()),
+            store,
+            clock,
+            telemetry,
+            traffic,
+            queue: Mutex::default(),
+            queued: Notify::new(),
+            stirred: Notify::new(),
+            runtime,
+        }))
+    }
+
+    /// The door through which every call to Bitbucket leaves; [`Bitbucket::new`] wants it.
+    pub fn traffic(&self) -> Arc<Governor> {
+        self.0.traffic.clone()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<AccountId>> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was ended lately.
@@ -310,15 +356,37 @@ impl Directory {
     /// soon be too old, the background loop is already on its way.
     pub fn believed(
         &self,
-        account: &Account,
-        settings: &Settings,
+        account: &Arc<Account>,
+        settings: &Arc<Settings>,
         route_max_age: Option<Duration>,
         now: Timestamp,
     ) -> Option<Arc<Known>> {
         let known = account.known();
         let fresh =
             freshness(known.membership.as_of(), now, &settings.ages, route_max_age, account.weather());
+        if fresh != Freshness::Young {
+            self.in_use(account, settings, now);
+            // The background goes by the common ages: a route with a bound of its own asks for itself.
+            if fresh == Freshness::Due && route_max_age.is_some() && self.may_ask(account, now) {
+                self.requery(account, settings, Right::Background);
+            }
+        }
         (fresh != Freshness::Stale).then_some(known)
+    }
+
+    /// Tells the background of an account that is in use: it may not know yet, or may have given it up.
+    fn in_use(&self, account: &Account, settings: &Settings, now: Timestamp) {
+        if account.queued.load(Ordering::Relaxed) || account.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        match account.look() {
+            Some(look) => {
+                let look = Look { used_at: look.used_at.max(now), ..look };
+                self.queue().enter(account.id, look, &settings.ages, now);
+                self.0.queued.notify_one();
+            }
+            None => account.queued.store(false, Ordering::Release),
+        }
     }
 
     /// What is known, for somebody who watches and does not wait. What is too old is asked for, and what will soon
@@ -336,10 +404,14 @@ impl Directory {
         let known = account.known();
         let as_of = known.membership.as_of();
         let fresh = freshness(as_of, asked_at, &settings.ages, route_max_age, account.weather());
+        if fresh != Freshness::Young {
+            self.in_use(account, settings, now);
+        }
         let wanted = fresh == Freshness::Stale || fresh == Freshness::Due && route_max_age.is_some();
         let asks = wanted && self.may_ask(account, now);
         if asks {
-            self.requery(account, settings);
+            let right = if fresh == Freshness::Stale { Right::Waiting } else { Right::Background };
+            self.requery(account, settings, right);
         }
         match (fresh, asks) {
             (Freshness::Young | Freshness::Due, _) => Watched::Known(known),
@@ -370,7 +442,7 @@ impl Directory {
                 if !self.may_ask(account, now) {
                     break;
                 }
-                let mut done = self.requery(account, settings);
+                let mut done = self.requery(account, settings, Right::Waiting);
                 // The sender reports once or is dropped with its task; either way there is something to look at.
                 let _ = done.wait_for(|done| *done).await;
                 if account.condition() == Condition::Ended {
@@ -402,7 +474,12 @@ impl Directory {
 
     /// Starts the re-query of `account`, or joins the one that is under way. The receiver turns true when it
     /// is over, well or badly.
-    pub fn requery(&self, account: &Arc<Account>, settings: &Arc<Settings>) -> watch::Receiver<bool> {
+    pub fn requery(
+        &self,
+        account: &Arc<Account>,
+        settings: &Arc<Settings>,
+        right: Right,
+    ) -> watch::Receiver<bool> {
         let mut flight = account.flight.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(under_way) = flight.as_ref()
             && !*under_way.borrow()
@@ -414,7 +491,7 @@ impl Directory {
         *flight = Some(joined.clone());
         let (directory, account, settings) = (self.clone(), account.clone(), settings.clone());
         self.0.runtime.spawn(async move {
-            requery::requery(&directory, &account, &settings).await;
+            requery::requery(&directory, &account, &settings, right).await;
             done.send_replace(true);
         });
         joined
@@ -536,11 +613,6 @@ impl Directory {
         self.0.accounts.iter().map(|(_, account)| account)
     }
 
-    /// Since when nobody may ask Bitbucket anything in the background, if so.
-    fn closed_until(&self) -> Timestamp {
-        Timestamp::from_unix_millis(self.0.closed_until.load(Ordering::Acquire))
-    }
-
     fn publish(&self, account: &Account, known: Arc<Known>) -> Changed {
         let before = account.known.swap(known.clone());
         let change = known.membership.changes_since(&before.membership);
@@ -556,6 +628,14 @@ impl Directory {
             return Changed::Yes;
         }
         Changed::No
+    }
+
+    /// Brings the gauges of calls and of the background up to date.
+    pub fn report(&self, metrics: &Metrics) {
+        self.0.traffic.report(metrics);
+        let queue = self.queue();
+        metrics.interval_stretch.set(queue.stretch());
+        metrics.accounts_in_use.set(i64::try_from(queue.len()).unwrap_or(i64::MAX));
     }
 
     /// How old the memberships in memory are.
@@ -607,8 +687,10 @@ fn record(known: &Known) -> AccountRecord {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
-    use crate::entropy::Entropy;
+    use crate::bitbucket::{Call, Outcome as Outcome_, Remarks, Traffic};
     use crate::identity::Claims;
     use crate::keys::{self, Keyring};
     use crate::secret::Secret;
@@ -643,8 +725,9 @@ mod tests {
             api_url: "http://127.0.0.1:1/2.0".parse()?,
             timeout: Duration::from_secs(5),
         };
+        let directory = Directory::new(store, clock.clone(), telemetry, Handle::current());
         let settings = Settings {
-            bitbucket: Bitbucket::new(nowhere, Arc::new(|_| {}))?,
+            bitbucket: Bitbucket::new(nowhere, directory.traffic())?,
             teams: Some(vec!["acme".parse()?]),
             named: vec!["acme".parse()?],
             ages: Ages {
@@ -654,7 +737,6 @@ mod tests {
                 outage_grace,
             },
         };
-        let directory = Directory::new(store, clock.clone(), telemetry, Handle::current());
         Ok(Place { directory, settings: Arc::new(settings), clock, _folder: folder })
     }
 
@@ -719,12 +801,12 @@ mod tests {
     async fn whoever_asks_while_a_question_is_under_way_joins_it() -> Outcome {
         let place = place(Duration::ZERO)?;
         let ann = place.ann().await?;
-        let first = place.directory.requery(&ann, &place.settings);
-        let second = place.directory.requery(&ann, &place.settings);
+        let first = place.directory.requery(&ann, &place.settings, Right::Waiting);
+        let second = place.directory.requery(&ann, &place.settings, Right::Waiting);
         assert!(first.same_channel(&second));
         let mut done = first;
         done.wait_for(|done| *done).await?;
-        assert!(!place.directory.requery(&ann, &place.settings).same_channel(&done));
+        assert!(!place.directory.requery(&ann, &place.settings, Right::Waiting).same_channel(&done));
         Ok(())
     }
 
@@ -732,7 +814,15 @@ mod tests {
     async fn while_bitbucket_wants_to_be_left_alone_nobody_asks() -> Outcome {
         let place = place(Duration::from_secs(7_200))?;
         let ann = place.ann().await?;
-        place.directory.0.closed_until.store(at(4_000).unix_millis(), Ordering::Release);
+        place.clock.advance(Duration::from_secs(3_600));
+        let remarks = Remarks { retry_after: Some(Duration::from_secs(400)), ..Remarks::default() };
+        place.directory.traffic().done(&Call {
+            endpoint: Endpoint::User,
+            right: Right::SignIn,
+            outcome: Outcome_::Answered(StatusCode::TOO_MANY_REQUESTS),
+            took: Duration::ZERO,
+            remarks,
+        });
         // Nobody listens at this Bitbucket: had it been asked, it would be tried again in 5 s.
         assert!(matches!(place.answer(&ann, 3_600).await, Answer::Known(_)));
         let trouble = ann.trouble().ok_or("it was held off")?;

@@ -323,7 +323,10 @@ impl Settings {
             cookie: cookie::Settings::new(domain.map(Into::into), cookie::Secure::Yes, SameSite::Lax),
             session: session::Settings { lifetime: hour, idle: hour },
             directory: Arc::new(directory::Settings {
-                bitbucket: crate::bitbucket::Bitbucket::new(bitbucket, Arc::new(|_| {}))?,
+                bitbucket: crate::bitbucket::Bitbucket::new(
+                    bitbucket,
+                    Arc::new(|_: &crate::bitbucket::Call| {}),
+                )?,
                 teams: None,
                 named: Vec::new(),
                 ages,

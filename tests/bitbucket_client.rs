@@ -89,7 +89,8 @@ impl Fake {
         };
         let calls = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&calls);
-        let observer = move |call| log.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        let observer =
+            move |call: &Call| log.lock().unwrap_or_else(PoisonError::into_inner).push(call.clone());
         let bitbucket = Bitbucket::new(settings, Arc::new(observer))?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(serve(listener, base.clone(), Arc::clone(&seen), script));
@@ -643,7 +644,7 @@ async fn nobody_at_home_means_unsent_and_leaving_early_is_counted() -> Checked {
     };
     let nobody = Bitbucket::new(
         settings.clone(),
-        Arc::new(|call: Call| assert_eq!(call.outcome, Outcome::Unreachable)),
+        Arc::new(|call: &Call| assert_eq!(call.outcome, Outcome::Unreachable)),
     )?;
     let error = error(nobody.refresh(&secret("r")).await)?;
     assert!(error.is_unsent() && error.is_transient(), "{error}");
@@ -660,7 +661,7 @@ async fn nobody_at_home_means_unsent_and_leaving_early_is_counted() -> Checked {
 
     for url in ["ftp://bitbucket.org", "https://user@bitbucket.org", "https://bitbucket.org/?a=b"] {
         let settings = Settings { web_url: Url::parse(url)?, ..settings.clone() };
-        let refused = Bitbucket::new(settings, Arc::new(|_| ())).err().map(|error| error.remedy());
+        let refused = Bitbucket::new(settings, Arc::new(|_: &Call| ())).err().map(|error| error.remedy());
         assert_eq!(refused, Some(Remedy::FixConfiguration), "{url}");
     }
     Ok(())

@@ -70,7 +70,7 @@ bitbucket:
   teams: [acme]
   web_url: http://{bitbucket}
   api_url: http://{bitbucket}/2.0
-directory: {{ refresh_after: 1s, max_age: 2s, outage_grace: 0s }}
+directory: {{ budget: none, refresh_after: 1s, max_age: 2s, outage_grace: 0s }}
 log: {{ access: false, level: error }}
 routes:
   - {{ name: reports, path: /down, teams: [acme], upstream: 'http://{nobody}' }}

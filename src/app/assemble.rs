@@ -11,13 +11,13 @@ use crate::config;
 use crate::config::compile::Compiled;
 use crate::directory;
 use crate::directory::plan::Ages;
+use crate::directory::traffic::Governor;
 use crate::gate;
 use crate::gate::cookie::{self, SameSite, Secure};
 use crate::listener::tls::Terminator;
 use crate::listener::{self, H2c, Listen, ProxyProtocol, Purpose};
 use crate::login;
 use crate::snapshot::{Callback, Edge, Limits, Requirements, RouteTable, Snapshot, Stripped};
-use crate::telemetry::labels;
 use crate::telemetry::{self, Telemetry, metrics};
 
 /// Everything that the configuration decides, ready for the request path.
@@ -25,16 +25,15 @@ use crate::telemetry::{self, Telemetry, metrics};
 /// # Errors
 ///
 /// When the Bitbucket client cannot be built.
-pub(super) fn snapshot(compiled: &Compiled, telemetry: &Telemetry) -> Result<Snapshot, bitbucket::Error> {
-    let metrics = telemetry.metrics.clone();
-    let observer = Arc::new(move |call: bitbucket::Call| {
-        let endpoint = endpoint_label(call.endpoint);
-        metrics.bitbucket_calls.inc((endpoint, outcome_label(call.outcome)));
-        metrics.bitbucket_call_seconds.observe(endpoint, call.took);
-    });
+pub(super) fn snapshot(
+    compiled: &Compiled,
+    telemetry: &Telemetry,
+    traffic: Arc<Governor>,
+) -> Result<Snapshot, bitbucket::Error> {
     let told = &compiled.directory;
+    traffic.adopt(told.budget);
     let directory = Arc::new(directory::Settings {
-        bitbucket: Bitbucket::new(compiled.bitbucket.clone(), observer)?,
+        bitbucket: Bitbucket::new(compiled.bitbucket.clone(), traffic)?,
         teams: told.teams.clone(),
         named: told.asked.clone(),
         ages: Ages {
@@ -178,24 +177,5 @@ pub(super) fn log_settings(log: &config::compile::Log) -> telemetry::Settings {
         },
         access: if log.access { telemetry::Switch::On } else { telemetry::Switch::Off },
         audit_file: log.audit_file.clone(),
-    }
-}
-
-fn endpoint_label(endpoint: bitbucket::Endpoint) -> labels::Endpoint {
-    match endpoint {
-        bitbucket::Endpoint::Exchange | bitbucket::Endpoint::Refresh => labels::Endpoint::Token,
-        bitbucket::Endpoint::User => labels::Endpoint::User,
-        bitbucket::Endpoint::Emails => labels::Endpoint::Emails,
-        bitbucket::Endpoint::Workspaces => labels::Endpoint::Workspaces,
-        bitbucket::Endpoint::Permission => labels::Endpoint::WorkspacePermission,
-    }
-}
-
-fn outcome_label(outcome: bitbucket::Outcome) -> labels::CallOutcome {
-    match outcome {
-        bitbucket::Outcome::Answered(status) => labels::CallOutcome::of(status.as_u16()),
-        bitbucket::Outcome::TimedOut => labels::CallOutcome::Timeout,
-        bitbucket::Outcome::Unreachable => labels::CallOutcome::Unreachable,
-        bitbucket::Outcome::Broken | bitbucket::Outcome::Abandoned => labels::CallOutcome::Other,
     }
 }

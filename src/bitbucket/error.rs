@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 use url::Url;
 
-use super::Endpoint;
+use super::{Endpoint, Held, HeldBack};
 
 /// Why a question to Bitbucket has no answer. Cheap to clone, so that all who waited for one answer can have
 /// it. Its text is one line that ends in what to do.
@@ -40,6 +40,8 @@ pub(super) enum Kind {
     BadUrl(&'static str),
     NoCrypto,
     NoClient,
+    // Not sent.
+    Held(Held),
     // On the way.
     Unreachable,
     Broken,
@@ -128,8 +130,19 @@ impl Error {
 
     /// Whether Bitbucket is *down* rather than saying no: unreachable, slow, broken, throttling. What was
     /// known before is still the best that is known.
+    ///
+    /// That our own budget is used up says nothing about Bitbucket.
     pub fn is_transient(&self) -> bool {
         matches!(self.remedy(), Remedy::Retry | Remedy::RetryAfter(_))
+            && !self.held().is_some_and(|held| held.why == HeldBack::Budget)
+    }
+
+    /// Why the request was not sent, if that is so.
+    pub fn held(&self) -> Option<Held> {
+        match self.0.kind {
+            Kind::Held(held) => Some(held),
+            _ => None,
+        }
     }
 
     /// Whether Bitbucket did not accept the access token: refresh it once and ask again.
@@ -140,7 +153,10 @@ impl Error {
     /// Whether the request surely never reached Bitbucket. Where this is false after a failed refresh, the
     /// refresh token may be used up.
     pub fn is_unsent(&self) -> bool {
-        matches!(self.0.kind, Kind::BadUrl(_) | Kind::NoCrypto | Kind::NoClient | Kind::Unreachable)
+        matches!(
+            self.0.kind,
+            Kind::BadUrl(_) | Kind::NoCrypto | Kind::NoClient | Kind::Held(_) | Kind::Unreachable
+        )
     }
 
     /// What was asked; `None` for an error at start.
@@ -169,6 +185,9 @@ impl Error {
             Kind::BadUrl(_) => ("bad_url", Remedy::FixConfiguration),
             Kind::NoCrypto => ("no_crypto", Remedy::Report),
             Kind::NoClient => ("no_client", Remedy::FixConfiguration),
+            Kind::Held(Held { why: HeldBack::Budget, wait }) => ("budget", Remedy::RetryAfter(*wait)),
+            Kind::Held(Held { why: HeldBack::Throttled, wait }) => ("held_back", Remedy::RetryAfter(*wait)),
+            Kind::Held(Held { why: HeldBack::Failing, .. }) => ("circuit_open", Remedy::Retry),
             Kind::Unreachable => ("unreachable", Remedy::Retry),
             Kind::Broken => ("broken", Remedy::Retry),
             Kind::Timeout => ("timeout", Remedy::Retry),
@@ -224,6 +243,25 @@ impl fmt::Display for Error {
                 "no TLS crypto provider was installed before bitbucket was set up; report this bug",
             ),
             Kind::NoClient => write!(f, "TLS cannot be set up{}; install CA certificates", self.cause()),
+            Kind::Held(Held { why, wait }) => {
+                let wait = wait.as_secs().max(1);
+                match why {
+                    HeldBack::Budget => write!(
+                        f,
+                        "{request} was not sent, directory.budget is used up for {wait} s; raise it if Bitbucket \
+                         allows more, or raise directory.refresh_after"
+                    ),
+                    HeldBack::Throttled => write!(
+                        f,
+                        "{request} was not sent, bitbucket's rate limit is used up for {wait} s; lower \
+                         directory.budget or raise directory.refresh_after if it goes on"
+                    ),
+                    HeldBack::Failing => write!(
+                        f,
+                        "{request} was not sent, bitbucket kept failing there; it is tried again in {wait} s"
+                    ),
+                }
+            }
             Kind::Unreachable => write!(
                 f,
                 "bitbucket cannot be reached for {request}{}; it is tried again, check network, DNS and CA \
@@ -244,7 +282,7 @@ impl fmt::Display for Error {
                 if let Some(wait) = wait {
                     write!(f, ", for {} s", wait.as_secs())?;
                 }
-                f.write_str("); raise directory.refresh_after if it goes on")
+                f.write_str("); lower directory.budget or raise directory.refresh_after if it goes on")
             }
             Kind::Redirected => write!(
                 f,

@@ -1,7 +1,7 @@
 //! One request and its answer: in time, within bounds, counted.
 //!
-//! Owns: the deadline, the cap on a body, what a status means wherever it comes from, the report to the
-//! observer. Must not know: what is in a body.
+//! Owns: the deadline, the cap on a body, what a status means wherever it comes from, the one door through which
+//! requests leave. Must not know: what is in a body.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc2822;
 use url::Url;
 
 use super::error::{Error, Kind, Place};
-use super::{Bitbucket, Call, Endpoint, Observer, Outcome};
+use super::{Bitbucket, Call, Endpoint, Outcome, Remarks, Right, Traffic};
 
 /// What one answer may weigh. A hundred workspaces are about 60 KiB.
 const BODY_LIMIT: usize = 1 << 20;
@@ -54,13 +54,18 @@ impl Bitbucket {
         deadline: Deadline,
     ) -> Result<Answer, Error> {
         let mut place = Place::of(endpoint, request.method(), request.url());
-        let mut report = Report::begin(&self.inner.observer, endpoint);
+        let traffic = &*self.inner.traffic;
+        if let Err(held) = traffic.admit(endpoint, self.right) {
+            return Err(Error::new(Kind::Held(held), place));
+        }
+        let mut report = Report::begin(traffic, endpoint, self.right);
         let transfer = async {
             let response = self.inner.client.execute(request).await.map_err(Failure::of)?;
             let status = response.status();
             let verdict = verdict(status, response.headers());
             place.status = Some(status);
-            report.outcome = Outcome::Answered(status);
+            report.call.outcome = Outcome::Answered(status);
+            report.call.remarks = remarks(status, response.headers());
             match verdict {
                 // What stands in the body of an outage or a redirect is nobody's to read.
                 Some(kind) => Err(Failure(kind, None)),
@@ -75,9 +80,9 @@ impl Bitbucket {
             Ok((status, body)) => Ok(Answer { status, body, place }),
             Err(Failure(kind, source)) => {
                 match kind {
-                    Kind::Timeout => report.outcome = Outcome::TimedOut,
-                    Kind::Unreachable => report.outcome = Outcome::Unreachable,
-                    Kind::Broken | Kind::TooLong => report.outcome = Outcome::Broken,
+                    Kind::Timeout => report.call.outcome = Outcome::TimedOut,
+                    Kind::Unreachable => report.call.outcome = Outcome::Unreachable,
+                    Kind::Broken | Kind::TooLong => report.call.outcome = Outcome::Broken,
                     _ => {}
                 }
                 Err(Error::with_source(kind, place, source))
@@ -144,25 +149,35 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
     Ok(body)
 }
 
-/// Tells the observer when it goes out of scope, so that a call is counted even if its future is dropped.
+/// What the head of an answer says beside its status.
+fn remarks(status: StatusCode, headers: &HeaderMap) -> Remarks {
+    let near = headers.get("x-ratelimit-nearlimit").and_then(|value| value.to_str().ok());
+    Remarks {
+        retry_after: if status == StatusCode::TOO_MANY_REQUESTS { retry_after(headers) } else { None },
+        near_limit: near.is_some_and(|near| near.trim().eq_ignore_ascii_case("true")),
+    }
+}
+
+/// Tells the traffic when it goes out of scope, so that a call is counted even if its future is dropped.
 struct Report<'a> {
-    observer: &'a Observer,
-    endpoint: Endpoint,
-    outcome: Outcome,
+    traffic: &'a dyn Traffic,
+    call: Call,
     /// A monotonic span, no moment: it needs no clock of ours.
     begun: Instant,
 }
 
 impl<'a> Report<'a> {
-    fn begin(observer: &'a Observer, endpoint: Endpoint) -> Report<'a> {
-        Report { observer, endpoint, outcome: Outcome::Abandoned, begun: Instant::now() }
+    fn begin(traffic: &'a dyn Traffic, endpoint: Endpoint, right: Right) -> Report<'a> {
+        let (outcome, remarks) = (Outcome::Abandoned, Remarks::default());
+        let call = Call { endpoint, right, outcome, took: Duration::ZERO, remarks };
+        Report { traffic, call, begun: Instant::now() }
     }
 }
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        let Report { endpoint, outcome, .. } = *self;
-        (self.observer)(Call { endpoint, outcome, took: self.begun.elapsed() });
+        self.call.took = self.begun.elapsed();
+        self.traffic.done(&self.call);
     }
 }
 

@@ -39,6 +39,7 @@ use crate::route::pattern::Pattern;
 use crate::route::{Route, Table};
 use crate::secret::Secret;
 use crate::snapshot::Limits;
+use crate::throttle::Rate;
 use crate::{bitbucket, session};
 
 use listen::Listen;
@@ -136,6 +137,8 @@ pub struct Directory {
     pub max_age: Duration,
     /// … unless Bitbucket is down, and then up to this age. Zero, or at least `max_age`.
     pub outage_grace: Duration,
+    /// How many calls to Bitbucket the gateway may make; `None`: as many as it takes.
+    pub budget: Option<Rate>,
 }
 
 /// What every cookie says.
@@ -345,6 +348,7 @@ fn directory(document: &Document, findings: &mut Findings<'_>, asked: Vec<TeamNa
         profile_after: times.profile_after.0,
         max_age: times.max_age.0,
         outage_grace: times.outage_grace.0,
+        budget: times.budget.0,
     }
 }
 
@@ -485,7 +489,7 @@ bitbucket:
   include_team_groups: true
   web_url: https://bitbucket.example.com
   api_url: https://api.example.com/2.0
-directory: { refresh_after: 4m, profile_after: 5h, max_age: 50m, outage_grace: 3h }
+directory: { refresh_after: 4m, profile_after: 5h, max_age: 50m, outage_grace: 3h, budget: 800/h }
 session: { lifetime: 20h, idle: 7h, cookie_domain: int.example.com, same_site: none }
 secret_file: keys
 contact: mailto:ask@example.com
@@ -582,6 +586,7 @@ routes:
         ("directory.profile_after", "5h", "4h"),
         ("directory.max_age", "max_age: 50m", "max_age: 40m"),
         ("directory.outage_grace", "outage_grace: 3h", "outage_grace: 0s"),
+        ("directory.budget", "budget: 800/h", "budget: none"),
         ("session", "same_site: none", "same_site: lax"),
         ("session.lifetime", "lifetime: 20h", "lifetime: 21h"),
         ("session.idle", "idle: 7h", "idle: 6h"),

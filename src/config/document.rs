@@ -284,6 +284,10 @@ pub struct Directory {
     /// While Bitbucket is down (not: while it says no), answers up to this age are believed.
     #[schemars(extend("x-min" = "0s", "x-max" = "7d"))]
     pub outage_grace: Span,
+    /// How many calls to Bitbucket the whole gateway may make. Sign-ins come first, then requests that wait, then the
+    /// background, which asks less often when it does not reach. Bitbucket counts about 1,000 an hour, perhaps for
+    /// the whole client. `none`: as many as it takes.
+    pub budget: RateLimit,
 }
 
 impl Default for Directory {
@@ -293,6 +297,7 @@ impl Default for Directory {
             profile_after: seconds(6 * 3600),
             max_age: seconds(3600),
             outage_grace: seconds(4 * 3600),
+            budget: RateLimit(Rate::new(900, Duration::from_secs(3600))),
         }
     }
 }

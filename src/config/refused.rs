@@ -32,11 +32,6 @@ pub(super) const REFUSED: &[Refused] = &[
         message: "is no key: without it whoever stands between gateway and app could read and change everything; name the app's own authority as `ca`, and `server_name` where the certificate is for another name",
     },
     Refused {
-        path: "directory.budget",
-        word: None,
-        message: "is not supported yet; remove it: 429 answers of Bitbucket are obeyed",
-    },
-    Refused {
         path: ".repository",
         word: None,
         message: "conditions on repositories are not supported yet; name a team or an account",

@@ -1,6 +1,13 @@
-//! When to ask Bitbucket again: pure rules of ages and `now`.
+//! When to ask Bitbucket again: pure rules of ages, budgets and `now`.
 //!
-//! Owns: [`freshness`], [`due`], [`retry_after`]. Must not know: Bitbucket, the store, tasks.
+//! Owns: [`freshness`], [`retry_after`], and below it who is next ([`queue`]), how many calls there are and for whom
+//! ([`budget`]), what 429s teach ([`limiter`]) and when an endpoint is left alone ([`breaker`]).
+//! Must not know: what is asked, the store, tasks. The clock is an argument everywhere.
+
+pub mod breaker;
+pub mod budget;
+pub mod limiter;
+pub mod queue;
 
 use std::time::Duration;
 
@@ -66,47 +73,14 @@ pub enum Weather {
     Outage,
 }
 
-/// What the planner knows of an account.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing<K> {
-    /// Whose.
-    pub key: K,
-    /// When its membership was asked for.
-    pub as_of: Timestamp,
-    /// When a request last used it.
-    pub used_at: Timestamp,
-    /// Not before this moment: set after a failure.
-    pub not_before: Timestamp,
-    /// A number of the account's own, for jitter: the same account always gets the same.
-    pub spread: u8,
-}
-
-/// Which accounts to ask about now, most recently used first, at most `room`.
-///
-/// An account is due from `refresh_after` on, less a jitter of up to an eighth so that accounts that signed
-/// in together do not ask together for ever; accounts unused for longer than `max_age` are left alone.
-pub fn due<K: Copy>(
-    accounts: impl Iterator<Item = Standing<K>>,
-    ages: &Ages,
-    now: Timestamp,
-    room: usize,
-) -> Vec<K> {
-    let mut waiting: Vec<Standing<K>> = accounts
-        .filter(|account| {
-            let early = ages.refresh_after / 8 * u32::from(account.spread) / 256;
-            now.since(account.as_of) >= ages.refresh_after - early
-                && now.since(account.used_at) < ages.max_age
-                && now >= account.not_before
-        })
-        .collect();
-    waiting.sort_by_key(|account| std::cmp::Reverse(account.used_at));
-    waiting.truncate(room);
-    waiting.into_iter().map(|account| account.key).collect()
-}
-
-/// How long to leave an account alone after its `failures`th failure in a row: 5 s doubling to 5 min.
-pub fn retry_after(failures: u32) -> Duration {
-    Duration::from_secs(5 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(300))
+/// How long to leave an account alone after its `failures`th failure in a row: 5 s doubling to 30 s while Bitbucket
+/// is down, so that what was missed is made good soon after, and to 5 min where it says something of no use.
+pub fn retry_after(failures: u32, weather: Weather) -> Duration {
+    let longest = match weather {
+        Weather::Outage => Duration::from_secs(30),
+        Weather::Fair => Duration::from_secs(300),
+    };
+    Duration::from_secs(5 << failures.saturating_sub(1).min(6)).min(longest)
 }
 
 #[cfg(test)]
@@ -145,34 +119,16 @@ mod tests {
         }
     }
 
-    fn account(key: u8, as_of: u64, used_at: u64) -> Standing<u8> {
-        Standing { key, as_of: at(as_of), used_at: at(used_at), not_before: at(0), spread: 0 }
-    }
-
     #[test]
-    fn the_most_recently_used_are_asked_about_first_and_the_unused_not_at_all() {
-        let accounts =
-            [account(1, 0, 4_000), account(2, 0, 4_500), account(3, 4_400, 4_500), account(4, 0, 100)];
-        assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 9), [2, 1]);
-        assert_eq!(due(accounts.into_iter(), &AGES, at(4_500), 1), [2]);
-    }
-
-    #[test]
-    fn a_failed_account_waits_its_turn() {
-        let mut one = account(1, 0, 900);
-        one.not_before = at(1_000);
-        assert_eq!(due([one].into_iter(), &AGES, at(999), 9), [] as [u8; 0]);
-        assert_eq!(due([one].into_iter(), &AGES, at(1_000), 9), [1]);
-        assert_eq!(retry_after(1), Duration::from_secs(5));
-        assert_eq!(retry_after(3), Duration::from_secs(20));
-        assert_eq!(retry_after(99), Duration::from_secs(300));
-    }
-
-    #[test]
-    fn jitter_asks_early_never_late() {
-        let mut one = account(1, 0, 300);
-        one.spread = 255;
-        assert_eq!(due([one].into_iter(), &AGES, at(262), 9), [] as [u8; 0]);
-        assert_eq!(due([one].into_iter(), &AGES, at(263), 9), [1]);
+    fn an_account_that_fails_is_left_alone_for_longer_and_longer() {
+        for (failures, weather, seconds) in [
+            (1, Weather::Outage, 5),
+            (3, Weather::Outage, 20),
+            (99, Weather::Outage, 30),
+            (1, Weather::Fair, 5),
+            (99, Weather::Fair, 300),
+        ] {
+            assert_eq!(retry_after(failures, weather), Duration::from_secs(seconds), "{failures}");
+        }
     }
 }

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
-use super::plan::{Standing, Weather, due, retry_after};
+use super::plan::queue::Step;
+use super::plan::{Weather, retry_after};
 use super::{Account, Cause, Changed, Condition, Directory, Known, Settings, Trouble, record};
-use crate::bitbucket::{self, Bitbucket, Level, Permission, Refusal, Remedy, Tokens, identity};
+use crate::bitbucket::{
+    self, Bitbucket, HeldBack, Level, Permission, Refusal, Remedy, Right, Tokens, identity,
+};
 use crate::clock::Timestamp;
 use crate::identity::{AccountId, TeamId, VerifiedIdentity};
 use crate::membership::{Membership, Role, Team, TeamName};
@@ -22,8 +25,6 @@ use crate::store::{self, Grant, Pin, Version};
 use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::{RefreshOutcome, RequeryOutcome};
 
-/// How often the loop looks who is due.
-const TICK: Duration = Duration::from_secs(1);
 /// How many accounts are asked about at once, at most.
 const AT_ONCE: usize = 8;
 /// An access token with less than this left is refreshed before it is used.
@@ -31,40 +32,106 @@ const TOKEN_MARGIN: Duration = Duration::from_secs(60);
 
 /// Keeps the memberships of accounts in use young, until the task is dropped. `settings` is asked at every
 /// round, so that a reload takes effect.
+///
+/// It sleeps until the plan says that somebody is due, or somebody new comes into use.
 pub async fn keep_young(directory: Directory, settings: impl Fn() -> Arc<Settings>) {
     let room = Arc::new(Semaphore::new(AT_ONCE));
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
         let settings = settings();
         let now = directory.0.clock.now();
-        let standings = directory.accounts().filter(|account| account.condition() == Condition::Good);
-        let standings = standings.map(|account| Standing {
-            as_of: account.known.load().membership.as_of(),
-            used_at: Timestamp::from_unix_millis(account.used_at.load(Ordering::Relaxed)),
-            not_before: account
-                .trouble()
-                .map_or(Timestamp::from_unix_millis(0), |trouble| trouble.not_before),
-            spread: account.id.to_bytes()[15],
-            key: account.id,
-        });
-        for id in due(standings, &settings.ages, now, room.available_permits()) {
-            let Some(account) = directory.0.accounts.get(&id) else { continue };
-            let Ok(permit) = room.clone().try_acquire_owned() else { break };
-            let mut done = directory.requery(&account, &settings);
-            directory.0.runtime.spawn(async move {
-                let _ = done.wait_for(|done| *done).await;
+        match directory.next(&settings, now) {
+            Next::Ask(account) => {
+                let mut done = directory.requery(&account, &settings, Right::Background);
+                let directory = directory.clone();
+                directory.0.runtime.clone().spawn(async move {
+                    let _ = done.wait_for(|done| *done).await;
+                    directory.asked(&account, &settings);
+                    drop(permit);
+                });
+            }
+            Next::Wait(until) => {
                 drop(permit);
-            });
+                let sleep = tokio::time::sleep(until.since(now));
+                tokio::select! {
+                    () = sleep => {}
+                    () = directory.0.queued.notified() => {}
+                }
+            }
         }
     }
 }
 
+/// What the background does next.
+pub enum Next {
+    /// It asks about this account; [`Directory::asked`] says that it has.
+    Ask(Arc<Account>),
+    /// Nothing, before this moment or before somebody comes into use.
+    Wait(Timestamp),
+}
+
+impl Directory {
+    /// What the background does next, by the plan.
+    pub fn next(&self, settings: &Settings, now: Timestamp) -> Next {
+        let supply = self.0.traffic.supply(settings.endpoints(), now);
+        let mut queue = self.queue();
+        loop {
+            let account = |id: &AccountId| self.0.accounts.get(id);
+            let step = queue.step(|id| account(id)?.look(), &settings.ages, supply, now);
+            match step {
+                Step::Ask(id) => {
+                    if let Some(account) = account(&id) {
+                        return Next::Ask(account);
+                    }
+                }
+                Step::Drop(id) => {
+                    if let Some(account) = account(&id) {
+                        account.queued.store(false, Ordering::Release);
+                    }
+                }
+                Step::WakeAt(then) => {
+                    self.warn_of_stretch(queue.stretch(), settings, now);
+                    return Next::Wait(then);
+                }
+            }
+        }
+    }
+
+    /// Says that the background has asked about an account, with whatever success.
+    pub fn asked(&self, account: &Account, settings: &Settings) {
+        let calls = self.0.traffic.take_background_calls();
+        if calls > 0 {
+            self.queue().took(calls);
+        }
+        match account.look() {
+            Some(look) => self.queue().enter(account.id(), look, &settings.ages, self.0.clock.now()),
+            None => account.queued.store(false, Ordering::Release),
+        }
+        self.0.queued.notify_one();
+    }
+
+    fn warn_of_stretch(&self, stretch: f64, settings: &Settings, now: Timestamp) {
+        // Within a fifth nobody needs to act.
+        if stretch >= 1.2 {
+            let interval = settings.ages.refresh_after.mul_f64(stretch);
+            self.0.telemetry.warn_limited("budget", now, &Stretched(interval));
+        }
+    }
+}
+
+/// The warning that the budget does not reach.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "directory.budget does not reach: memberships are asked for again every {} s instead of directory.refresh_after; \
+     raise the budget if Bitbucket allows more, or refresh_after", .0.as_secs()
+)]
+struct Stretched(Duration);
+
 /// One re-query. What comes of it is in the account afterwards.
-pub(super) async fn requery(directory: &Directory, account: &Account, settings: &Settings) {
+pub(super) async fn requery(directory: &Directory, account: &Account, settings: &Settings, right: Right) {
     let inner = &directory.0;
-    let outcome = match ask(directory, account, settings).await {
+    let asking = Asking { directory, settings, bitbucket: settings.bitbucket.with_right(right) };
+    let outcome = match asking.ask(account).await {
         Ok(known) => {
             if let Err(error) = inner.store.put_account(&record(&known)).await {
                 tracing::warn!(account.id = %account.id(), %error, "a fresh membership stays in memory only");
@@ -104,21 +171,14 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             );
             RequeryOutcome::Unavailable
         }
-        Err(Setback::Closed) => {
-            // Spread over the half minute after, or everybody would knock at the same moment.
-            let spread = Duration::from_millis(u64::from(account.id().to_bytes()[14]) * 117);
-            let (now, opens_at) = (inner.clock.now(), directory.closed_until().plus(spread));
-            hold_off(account, now, opens_at.since(now), Weather::Outage, Cause::Unanswered);
-            RequeryOutcome::Throttled
-        }
         Err(Setback::Bitbucket(error)) => {
             let now = inner.clock.now();
-            if let Remedy::RetryAfter(wait) = error.remedy() {
-                inner.closed_until.fetch_max(now.plus(wait).unix_millis(), Ordering::AcqRel);
-            }
-            note_trouble(account, now, &error);
-            inner.telemetry.warn_limited(error.label(), inner.clock.now(), &error);
+            note_trouble(account, now, &error, right);
+            inner.telemetry.warn_limited(error.label(), now, &error);
             match error.remedy() {
+                _ if error.held().is_some_and(|held| held.why == HeldBack::Budget) => {
+                    RequeryOutcome::NoBudget
+                }
                 Remedy::RetryAfter(_) => RequeryOutcome::Throttled,
                 Remedy::Retry => RequeryOutcome::Unavailable,
                 _ => RequeryOutcome::Unexpected,
@@ -140,8 +200,6 @@ const NO_GRANT: Setback = Setback::GrantGone(Version::ABSENT);
 /// Why a re-query brought nothing.
 #[derive(Debug)]
 enum Setback {
-    /// Bitbucket wants to be left alone; nothing was sent.
-    Closed,
     /// The tokens of this version are refused, or there are none.
     GrantGone(Version),
     FreshTokenRefused(Version),
@@ -167,69 +225,86 @@ impl From<bitbucket::Error> for Setback {
     }
 }
 
-fn note_trouble(account: &Account, now: Timestamp, error: &bitbucket::Error) {
-    let asked = match error.remedy() {
-        Remedy::RetryAfter(wait) => wait,
-        _ => Duration::ZERO,
-    };
+fn note_trouble(account: &Account, now: Timestamp, error: &bitbucket::Error, right: Right) {
     let weather = if error.is_transient() { Weather::Outage } else { Weather::Fair };
-    hold_off(account, now, asked, weather, Cause::Unanswered);
+    let Some(held) = error.held() else {
+        let asked = match error.remedy() {
+            Remedy::RetryAfter(wait) => wait,
+            _ => Duration::ZERO,
+        };
+        return hold_off(account, now, asked, weather, Cause::Unanswered);
+    };
+    // Nothing was asked, so nothing failed. That the background has no calls left says nothing about who waits.
+    if held.why != HeldBack::Budget || right == Right::Waiting {
+        let trouble = Trouble { not_before: now.plus(held.wait), weather, cause: Cause::Unanswered };
+        account.trouble.store(Some(Arc::new(trouble)));
+    }
 }
 
 fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weather, cause: Cause) {
     let failures = account.failures.fetch_add(1, Ordering::Relaxed) + 1;
-    let not_before = now.plus(retry_after(failures).max(at_least));
+    let not_before = now.plus(retry_after(failures, weather).max(at_least));
     account.trouble.store(Some(Arc::new(Trouble { not_before, weather, cause })));
 }
 
-async fn ask(directory: &Directory, account: &Account, settings: &Settings) -> Result<Known, Setback> {
-    let inner = &directory.0;
-    let now = inner.clock.now();
-    if now < directory.closed_until() {
-        return Err(Setback::Closed);
-    }
-    let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(NO_GRANT)?;
-    if now >= grant.expires_at.minus(TOKEN_MARGIN) {
-        (grant, version) = refresh(directory, account.id(), settings, grant, version).await?;
-    }
-    match ask_with(directory, account, settings, (&grant.access_token, version), now).await {
-        Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
-            // An access token may die before its time; whether the grant did is for the refresh to say.
-            let (grant, version) = refresh(directory, account.id(), settings, grant, version).await?;
-            match ask_with(directory, account, settings, (&grant.access_token, version), now).await {
-                Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
-                    Err(Setback::FreshTokenRefused(version))
-                }
-                answer => answer,
-            }
-        }
-        answer => answer,
-    }
+/// One account's question, with the right of whoever wants to know.
+struct Asking<'a> {
+    directory: &'a Directory,
+    settings: &'a Settings,
+    bitbucket: Bitbucket,
 }
 
-async fn ask_with(
-    directory: &Directory,
-    account: &Account,
-    settings: &Settings,
-    (token, version): (&Secret<String>, Version),
-    now: Timestamp,
-) -> Result<Known, Setback> {
-    let known = account.known();
-    let profile_due = now.since(known.profile_as_of) >= settings.ages.profile_after;
-    let profile = async {
-        if !profile_due {
-            return Ok((known.identity.clone(), known.profile_as_of));
+impl Asking<'_> {
+    async fn ask(&self, account: &Account) -> Result<Known, Setback> {
+        let inner = &self.directory.0;
+        let now = inner.clock.now();
+        let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(NO_GRANT)?;
+        if now >= grant.expires_at.minus(TOKEN_MARGIN) {
+            (grant, version) = self.refresh(account.id(), grant, version).await?;
         }
-        let identity = who(&settings.bitbucket, token).await?;
-        // A token that suddenly speaks for somebody else is no answer about this account.
-        if identity.account() != account.id() {
-            return Err(Setback::GrantGone(version));
+        match self.ask_with(account, (&grant.access_token, version), now).await {
+            Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
+                // An access token may die before its time; whether the grant did is for the refresh to say.
+                let (grant, version) = self.refresh(account.id(), grant, version).await?;
+                match self.ask_with(account, (&grant.access_token, version), now).await {
+                    Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
+                        Err(Setback::FreshTokenRefused(version))
+                    }
+                    answer => answer,
+                }
+            }
+            answer => answer,
         }
-        Ok((identity, now))
-    };
-    let (profile, membership) = tokio::join!(profile, teams(directory, settings, token, now));
-    let (identity, profile_as_of) = profile?;
-    Ok(Known { identity, profile_as_of, membership: membership? })
+    }
+
+    async fn ask_with(
+        &self,
+        account: &Account,
+        (token, version): (&Secret<String>, Version),
+        now: Timestamp,
+    ) -> Result<Known, Setback> {
+        let known = account.known();
+        let profile_due = now.since(known.profile_as_of) >= self.settings.ages.profile_after;
+        let profile = async {
+            if !profile_due {
+                return Ok((known.identity.clone(), known.profile_as_of));
+            }
+            let identity = who(&self.bitbucket, token).await?;
+            // A token that suddenly speaks for somebody else is no answer about this account.
+            if identity.account() != account.id() {
+                return Err(Setback::GrantGone(version));
+            }
+            Ok((identity, now))
+        };
+        let (profile, membership) = tokio::join!(profile, self.teams(token, now));
+        let (identity, profile_as_of) = profile?;
+        Ok(Known { identity, profile_as_of, membership: membership? })
+    }
+
+    async fn teams(&self, token: &Secret<String>, now: Timestamp) -> Result<Membership, Setback> {
+        let membership = ask_teams(&self.bitbucket, self.settings, token, now).await?;
+        Ok(self.directory.without_taken_slugs(self.settings, membership).await?)
+    }
 }
 
 /// Who a token speaks for: profile and e-mail, asked at the same time.
@@ -242,8 +317,7 @@ pub(crate) async fn who(
 }
 
 impl Directory {
-    /// The teams of the account that `token` speaks for, confirmed where it matters, in the fewest calls: one
-    /// for each team of a given `teams`; without it the listing and one for each listed team that a rule names.
+    /// The teams of the account that `token` speaks for, for a sign-in.
     ///
     /// # Errors
     ///
@@ -254,40 +328,41 @@ impl Directory {
         token: &Secret<String>,
         now: Timestamp,
     ) -> Result<Membership, bitbucket::Error> {
-        let teams = match &settings.teams {
-            Some(listed) => confirm(&settings.bitbucket, token, listed).await?,
-            None => {
-                let mut teams: Vec<Team> = (settings.bitbucket.workspaces(token).await?.into_iter())
-                    .map(|listed| Team {
-                        slug: listed.slug,
-                        id: listed.id,
-                        role: if listed.administrator { Role::Administrator } else { Role::Member },
-                        confirmed: false,
-                    })
-                    .collect();
-                let named = settings.named.iter().filter(|name| teams.iter().any(|team| team.is_named(name)));
-                let named: Vec<TeamName> = named.cloned().collect();
-                let confirmed = confirm(&settings.bitbucket, token, &named).await?;
-                for team in &mut teams {
-                    team.confirmed = confirmed.iter().any(|sure| sure.id == team.id);
-                }
-                // Asked, and not a member: a guest of a repository is listed too.
-                teams.retain(|team| team.confirmed || !named.iter().any(|name| team.is_named(name)));
-                teams
-            }
-        };
-        Ok(Membership::new(now, teams))
+        ask_teams(&settings.bitbucket, settings, token, now).await
     }
 }
 
-async fn teams(
-    directory: &Directory,
+/// The teams of the account that `token` speaks for, confirmed where it matters, in the fewest calls: one
+/// for each team of a given `teams`; without it the listing and one for each listed team that a rule names.
+async fn ask_teams(
+    bitbucket: &Bitbucket,
     settings: &Settings,
     token: &Secret<String>,
     now: Timestamp,
-) -> Result<Membership, Setback> {
-    let membership = directory.ask_teams(settings, token, now).await?;
-    Ok(directory.without_taken_slugs(settings, membership).await?)
+) -> Result<Membership, bitbucket::Error> {
+    let teams = match &settings.teams {
+        Some(listed) => confirm(bitbucket, token, listed).await?,
+        None => {
+            let mut teams: Vec<Team> = (bitbucket.workspaces(token).await?.into_iter())
+                .map(|listed| Team {
+                    slug: listed.slug,
+                    id: listed.id,
+                    role: if listed.administrator { Role::Administrator } else { Role::Member },
+                    confirmed: false,
+                })
+                .collect();
+            let named = settings.named.iter().filter(|name| teams.iter().any(|team| team.is_named(name)));
+            let named: Vec<TeamName> = named.cloned().collect();
+            let confirmed = confirm(bitbucket, token, &named).await?;
+            for team in &mut teams {
+                team.confirmed = confirmed.iter().any(|sure| sure.id == team.id);
+            }
+            // Asked, and not a member: a guest of a repository is listed too.
+            teams.retain(|team| team.confirmed || !named.iter().any(|name| team.is_named(name)));
+            teams
+        }
+    };
+    Ok(Membership::new(now, teams))
 }
 
 /// Asks for each of `names` whether the account is a member, all at the same time.
@@ -299,10 +374,11 @@ async fn confirm(
     token: &Secret<String>,
     names: &[TeamName],
 ) -> Result<Vec<Team>, bitbucket::Error> {
-    let answers = try_join_all(names.iter().map(|name| bitbucket.permission(token, name))).await?;
+    // All are heard to the end: one that is held back must not cut off the one that was let through to try.
+    let answers = join_all(names.iter().map(|name| bitbucket.permission(token, name))).await;
     let mut teams = Vec::new();
     let mut listing = None;
-    for (name, answer) in names.iter().zip(answers) {
+    for (name, answer) in names.iter().zip(answers.into_iter().collect::<Result<Vec<_>, _>>()?) {
         let Permission::Member { slug, id, level } = answer else { continue };
         let role = if level == Level::Owner { Role::Administrator } else { Role::Member };
         let (slug, id) = match (slug, id) {
@@ -360,70 +436,71 @@ impl Directory {
     }
 }
 
-/// Trades the refresh token for new tokens. They are on disk when this returns.
-///
-/// Refresh tokens rotate without grace, so the order is fixed: that a refresh is under way is on record before
-/// it is sent, and the new token is on record before the new access token is used. A crash then loses a token
-/// only between Bitbucket's answer and that write, and the record tells a lost token from a withdrawn one.
-async fn refresh(
-    directory: &Directory,
-    id: AccountId,
-    settings: &Settings,
-    grant: Grant,
-    version: Version,
-) -> Result<(Grant, Version), Setback> {
-    let inner = &directory.0;
-    let (mut grant, mut version) = (grant, version);
-    loop {
-        let Some(refresh_token) =
-            grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone()))
-        else {
-            return Err(Setback::GrantGone(version));
-        };
-        let interrupted_before = grant.refreshing_since.is_some();
-        grant.refreshing_since = Some(inner.clock.now());
-        version = match inner.store.put_grant(id, &grant, Some(version)).await {
-            Ok(version) => version,
-            Err(store::Error::Conflict) => {
-                // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
-                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::DoneElsewhere);
-                return inner.store.grant(id).await?.ok_or(NO_GRANT);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match settings.bitbucket.refresh(&refresh_token).await {
-            Ok(tokens) => {
-                let now = inner.clock.now();
-                let fresh = into_grant(tokens, now, grant.refresh_token);
-                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
-                return match inner.store.put_grant(id, &fresh, Some(version)).await {
-                    Ok(version) => Ok((fresh, version)),
-                    Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(NO_GRANT),
-                    Err(error) => Err(error.into()),
-                };
-            }
-            Err(error) if error.remedy() == Remedy::SignInAgain => {
-                let (current, current_version) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
-                if current_version != version {
-                    (grant, version) = (current, current_version);
-                    continue;
+impl Asking<'_> {
+    /// Trades the refresh token for new tokens. They are on disk when this returns.
+    ///
+    /// Refresh tokens rotate without grace, so the order is fixed: that a refresh is under way is on record before
+    /// it is sent, and the new token is on record before the new access token is used. A crash then loses a token
+    /// only between Bitbucket's answer and that write, and the record tells a lost token from a withdrawn one.
+    async fn refresh(
+        &self,
+        id: AccountId,
+        grant: Grant,
+        version: Version,
+    ) -> Result<(Grant, Version), Setback> {
+        let inner = &self.directory.0;
+        let (mut grant, mut version) = (grant, version);
+        loop {
+            let Some(refresh_token) =
+                grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone()))
+            else {
+                return Err(Setback::GrantGone(version));
+            };
+            let interrupted_before = grant.refreshing_since.is_some();
+            grant.refreshing_since = Some(inner.clock.now());
+            version = match inner.store.put_grant(id, &grant, Some(version)).await {
+                Ok(version) => version,
+                Err(store::Error::Conflict) => {
+                    // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
+                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::DoneElsewhere);
+                    return inner.store.grant(id).await?.ok_or(NO_GRANT);
                 }
-                let lost = interrupted_before;
-                inner.telemetry.metrics.token_refreshes.inc(if lost {
-                    RefreshOutcome::Lost
-                } else {
-                    RefreshOutcome::Refused
-                });
-                return Err(if lost { Setback::GrantLost } else { Setback::GrantGone(version) });
-            }
-            Err(error) => {
-                inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);
-                if error.is_unsent() || matches!(error.remedy(), Remedy::RetryAfter(_)) {
-                    // Not sent, or turned away at the door: nothing was rotated, the next refusal is a real one.
-                    grant.refreshing_since = None;
-                    inner.store.put_grant(id, &grant, Some(version)).await?;
+                Err(error) => return Err(error.into()),
+            };
+            match self.bitbucket.refresh(&refresh_token).await {
+                Ok(tokens) => {
+                    let now = inner.clock.now();
+                    let fresh = into_grant(tokens, now, grant.refresh_token);
+                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
+                    return match inner.store.put_grant(id, &fresh, Some(version)).await {
+                        Ok(version) => Ok((fresh, version)),
+                        Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(NO_GRANT),
+                        Err(error) => Err(error.into()),
+                    };
                 }
-                return Err(Setback::Bitbucket(error));
+                Err(error) if error.remedy() == Remedy::SignInAgain => {
+                    let (current, current_version) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
+                    if current_version != version {
+                        (grant, version) = (current, current_version);
+                        continue;
+                    }
+                    let lost = interrupted_before;
+                    inner.telemetry.metrics.token_refreshes.inc(if lost {
+                        RefreshOutcome::Lost
+                    } else {
+                        RefreshOutcome::Refused
+                    });
+                    return Err(if lost { Setback::GrantLost } else { Setback::GrantGone(version) });
+                }
+                Err(error) => {
+                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);
+                    if error.is_unsent() || matches!(error.remedy(), Remedy::RetryAfter(_)) {
+                        // Not sent, or turned away at the door: nothing was rotated, the next refusal is a real one.
+                        grant.refreshing_since = None;
+                        inner.store.put_grant(id, &grant, Some(version)).await?;
+                    }
+                    return Err(Setback::Bitbucket(error));
+                }
             }
         }
     }

@@ -164,7 +164,7 @@ mod tests {
     use tokio::runtime::Handle;
 
     use super::*;
-    use crate::bitbucket::{self, Bitbucket};
+    use crate::bitbucket::{self, Bitbucket, Right};
     use crate::clock::Clock;
     use crate::directory::plan::Ages;
     use crate::directory::{self, Account, Directory, Known};
@@ -241,7 +241,7 @@ mod tests {
             },
             cookie: cookie::Settings::new(None, Secure::LoopbackHttp, SameSite::Lax),
             directory: Arc::new(directory::Settings {
-                bitbucket: Bitbucket::new(nowhere, Arc::new(|_| {}))?,
+                bitbucket: Bitbucket::new(nowhere, Arc::new(|_: &bitbucket::Call| {}))?,
                 teams: None,
                 named: vec!["acme".parse()?],
                 ages: Ages {
@@ -449,7 +449,7 @@ mod tests {
         silent.round(3_599).await;
         assert_eq!(line.ending(), None);
         silent.round(3_600).await;
-        let mut asked = silent.watch.gate.directory.requery(&ann, &silent.settings.directory);
+        let mut asked = silent.watch.gate.directory.requery(&ann, &silent.settings.directory, Right::Waiting);
         asked.wait_for(|done| *done).await?;
         silent.round(3_600).await;
         assert_eq!(line.ending(), Some(Ending::CannotTell));
@@ -460,7 +460,7 @@ mod tests {
         let (id, _) = graced.session(ann.clone()).await?;
         let (line, _entered) = graced.opened(&id, "/wiki", Kind::WebSocket).await?;
         graced.round(3_600).await;
-        let mut asked = graced.watch.gate.directory.requery(&ann, &graced.settings.directory);
+        let mut asked = graced.watch.gate.directory.requery(&ann, &graced.settings.directory, Right::Waiting);
         asked.wait_for(|done| *done).await?;
         graced.round(7_199).await;
         assert_eq!(line.ending(), None);

@@ -93,8 +93,8 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
-    KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
+    AssertionSource CallOutcome CallRight CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
+    HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
 label! {
@@ -230,8 +230,10 @@ label! {
         Changed = "changed",
         /// The account withdrew the grant, or is deactivated: its sessions end.
         GrantGone = "grant_gone",
-        /// Bitbucket answered 429.
+        /// Bitbucket answered 429, or had done so and is left alone.
         Throttled = "throttled",
+        /// Not asked: `directory.budget` is used up, or what is left is kept for sign-ins and waiting requests.
+        NoBudget = "no_budget",
         /// No answer, or a 5xx, or half of one. The previous membership stays.
         Unavailable = "unavailable",
         /// An answer that we cannot read, or an endpoint that is no more.
@@ -254,6 +256,30 @@ label! {
         Lost = "lost",
         /// No answer.
         Unavailable = "unavailable",
+    }
+}
+
+label! {
+    /// On whose behalf Bitbucket is called.
+    CallRight is "right" {
+        /// For somebody who signs in.
+        SignIn = "sign_in",
+        /// For a request that waits.
+        Waiting = "waiting",
+        /// To keep young what is in use.
+        Background = "background",
+    }
+}
+
+label! {
+    /// Why a call to Bitbucket was not made.
+    HoldReason is "reason" {
+        /// `directory.budget` is used up, or what is left is kept for those with a better right.
+        Budget = "budget",
+        /// Bitbucket had answered 429.
+        Throttled = "throttled",
+        /// The endpoint kept failing.
+        Failing = "failing",
     }
 }
 

@@ -15,13 +15,13 @@ use prometheus::{
 };
 
 use super::labels::{
-    AssertionSource, CallOutcome, CertificateReload, ConnectionRefusal, CookieFault, Decision, EndReason,
-    Ending, Endpoint, Freshness, KeyReload, Labels, LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome,
-    SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
+    AssertionSource, CallOutcome, CallRight, CertificateReload, ConnectionRefusal, CookieFault, Decision,
+    EndReason, Ending, Endpoint, Freshness, HoldReason, KeyReload, Labels, LogStream, One, OpenKind,
+    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
-use super::table::{Alone, Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table};
+use super::table::{Alone, Counters, Gauges, Histograms, LADDER, SLOW_LADDER, Table, Unit};
 use crate::clock::Timestamp;
 
 /// The `route` of a request for the gateway's own pages. No configured name has parentheses.
@@ -79,6 +79,10 @@ pub struct Metrics {
     pub oldest_membership: Gauge,
     /// Ends of re-queries.
     pub requeries: Counters<RequeryOutcome>,
+    /// How many times longer than `refresh_after` it is between two questions about an account.
+    pub interval_stretch: Gauge,
+    /// Accounts that are asked about in the background.
+    pub accounts_in_use: IntGauge,
     /// Slugs that turned up with another uuid.
     pub slug_changes_refused: IntCounter,
 
@@ -86,6 +90,18 @@ pub struct Metrics {
     pub bitbucket_calls: Counters<(Endpoint, CallOutcome)>,
     /// How long they took.
     pub bitbucket_call_seconds: Histograms<Endpoint>,
+    /// How many calls an hour may have, with what was learned.
+    pub bitbucket_budget: IntGauge,
+    /// How many of them are left.
+    pub bitbucket_budget_left: IntGauge,
+    /// Who made the others.
+    pub bitbucket_budget_used: Gauges<CallRight>,
+    /// Calls that were not made.
+    pub bitbucket_calls_held: Counters<(CallRight, HoldReason)>,
+    /// For how many more seconds nobody calls, after a 429.
+    pub bitbucket_closed: Gauge,
+    /// 1 while an endpoint is left alone.
+    pub bitbucket_circuit_open: Gauges<Endpoint>,
     /// Ends of token refreshes.
     pub token_refreshes: Counters<RefreshOutcome>,
 
@@ -279,8 +295,21 @@ impl Metrics {
         let requeries = t.counters(
             "teamgate_requeries_total",
             "Re-queries of memberships.",
-            "`throttled` means that Bitbucket's limit is reached: raise `directory.refresh_after`; `unexpected` \
-             means that Bitbucket changed its API.",
+            "`throttled` means that Bitbucket's limit is reached: lower `directory.budget`; `no_budget` means that \
+             ours is: raise `directory.refresh_after`; `unexpected` means that Bitbucket changed its API.",
+        )?;
+        let interval_stretch = t.float(
+            "teamgate_requery_interval_stretch",
+            "How many times longer than `directory.refresh_after` it is between two background questions about an \
+             account, because the budget does not reach.",
+            Unit::None,
+            "1 is as configured. Times `directory.refresh_after` it is how late a change at Bitbucket is noticed; \
+             when that comes near `directory.max_age`, raise the budget, or both ages.",
+        )?;
+        let accounts_in_use = t.gauge(
+            "teamgate_accounts_in_use",
+            "Accounts that are asked about in the background: used within `directory.max_age`.",
+            "Times the calls of a re-query, divided by `directory.refresh_after`, it is the demand on the budget.",
         )?;
         let slug_changes_refused = t.counter(
             "teamgate_slug_changes_refused_total",
@@ -300,6 +329,37 @@ impl Metrics {
             "teamgate_bitbucket_call_seconds",
             "Duration of calls to Bitbucket, to the end of the body.",
             "Sign-ins cannot be faster than this.",
+        )?;
+        let bitbucket_budget = t.gauge(
+            "teamgate_bitbucket_budget",
+            "Calls that an hour may have: `directory.budget`, or less while Bitbucket's 429s are remembered.",
+            "Below what is configured, Bitbucket allows less, or somebody else uses the same client.",
+        )?;
+        let bitbucket_budget_left = t.gauge(
+            "teamgate_bitbucket_budget_left",
+            "Calls of `teamgate_bitbucket_budget` that the last hour has left.",
+            "Near a quarter of the budget the background stands still; at zero nobody can sign in.",
+        )?;
+        let bitbucket_budget_used = t.gauges(
+            "teamgate_bitbucket_budget_used",
+            "Calls in the last hour, by on whose behalf.",
+            "`waiting` high and `background` low: memberships grow old before the background gets to them.",
+        )?;
+        let bitbucket_calls_held = t.counters(
+            "teamgate_bitbucket_calls_held_total",
+            "Calls to Bitbucket that were not made.",
+            "`sign_in` or `waiting` with `budget` are people who are kept out by our own budget; `failing` is \
+             Bitbucket's trouble.",
+        )?;
+        let bitbucket_closed = t.seconds(
+            "teamgate_bitbucket_closed_seconds",
+            "For how much longer nobody calls, since Bitbucket answered 429; else 0.",
+            "Often above zero: Bitbucket's limit is lower than `directory.budget`.",
+        )?;
+        let bitbucket_circuit_open = t.gauges(
+            "teamgate_bitbucket_circuit_open",
+            "1 while an endpoint is left alone because it kept failing, else 0.",
+            "1 means that Bitbucket is the problem, not the gateway.",
         )?;
         let token_refreshes = t.counters(
             "teamgate_token_refreshes_total",
@@ -423,9 +483,17 @@ impl Metrics {
             memberships,
             oldest_membership,
             requeries,
+            interval_stretch,
+            accounts_in_use,
             slug_changes_refused,
             bitbucket_calls,
             bitbucket_call_seconds,
+            bitbucket_budget,
+            bitbucket_budget_left,
+            bitbucket_budget_used,
+            bitbucket_calls_held,
+            bitbucket_closed,
+            bitbucket_circuit_open,
             token_refreshes,
             assertions,
             store_operations,

@@ -9,6 +9,7 @@ mod admin;
 mod answers;
 mod authorization;
 mod commands;
+mod directory;
 mod domains;
 mod framing;
 mod grpc;
