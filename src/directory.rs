@@ -7,6 +7,7 @@
 //! The request path reads [`Account::known`] and asks [`Directory::believed`]; neither waits. Only what is too
 //! old to be believed makes a request wait, in [`Directory::answer`].
 
+mod elsewhere;
 pub mod plan;
 pub mod requery;
 pub mod traffic;

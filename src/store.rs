@@ -281,6 +281,11 @@ impl Store {
         Ok(Store { backend: Backend::Redis(Arc::new(redis)), metrics })
     }
 
+    /// Whether other processes may have it open, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Redis(_))
+    }
+
     /// What other replicas do to what this one has in memory, from now on.
     ///
     /// # Errors
@@ -343,6 +348,13 @@ impl Store {
         touches: Vec<(SessionKey, Timestamp)>,
     ) -> Result<Vec<SessionKey>, Error> {
         self.timed(StoreOperation::SessionWrite, ask!(self.touch_sessions(touches))).await
+    }
+
+    /// Which of these sessions there are not.
+    pub async fn missing_sessions(&self, keys: &[SessionKey]) -> Result<Vec<SessionKey>, Error> {
+        // Every session was used later than that: nothing is written.
+        let touches = keys.iter().map(|key| (*key, Timestamp::from_unix_millis(0))).collect();
+        self.timed(StoreOperation::SessionRead, ask!(self.touch_sessions(touches))).await
     }
 
     /// Ends a session. Whether it was there.

@@ -829,8 +829,8 @@ routes:
     const SHARED_CHANGES: &[(&str, &str, &str)] = &[
         ("store.url", "urls: [\"rediss://r:6380\"]", "url: \"rediss://r:6381\""),
         ("store.urls", "[\"rediss://r:6380\"]", "[\"rediss://r:6380\", \"rediss://s\"]"),
-        ("store.sentinel", "sentinel: m", "sentinel: n"),
-        ("store.cluster", "sentinel: m", "cluster: true"),
+        ("store.sentinel", "sentinel: m,", "sentinel: other,"),
+        ("store.cluster", "sentinel: m,", "cluster: true,"),
         ("store.username", "username: u", "username: v"),
         ("store.password", "password: p", "password: q"),
         ("store.password_file", "password: p", "password_file: file"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
+use super::elsewhere::Turn;
 use super::plan::queue::Step;
 use super::plan::{Weather, retry_after};
 use super::{Account, Cause, Changed, Condition, Directory, Known, Settings, Trouble, record};
@@ -131,9 +132,18 @@ struct Stretched(Duration);
 pub(super) async fn requery(directory: &Directory, account: &Account, settings: &Settings, right: Right) {
     let inner = &directory.0;
     let asking = Asking { directory, settings, bitbucket: settings.bitbucket.with_right(right) };
-    let outcome = match asking.ask(account).await {
+    let (asked, lease) = match directory.turn(account).await {
+        Ok(Turn::Ours(lease)) => (directory.keeping(&lease, asking.ask(account)).await, Some(lease)),
+        Ok(Turn::Theirs) => return inner.telemetry.metrics.requeries.inc(RequeryOutcome::DoneElsewhere),
+        Err(error) => (Err(Setback::Store(error)), None),
+    };
+    let outcome = match asked {
         Ok(known) => {
-            if let Err(error) = inner.store.put_account(&record(&known)).await {
+            let written = match &lease {
+                Some(lease) => inner.store.put_account_under(&record(&known), lease).await,
+                None => inner.store.put_account(&record(&known)).await,
+            };
+            if let Err(error) = written {
                 tracing::warn!(account.id = %account.id(), %error, "a fresh membership stays in memory only");
             }
             account.trouble.store(None);
@@ -192,6 +202,9 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
         }
     };
     inner.telemetry.metrics.requeries.inc(outcome);
+    if let Some(lease) = lease {
+        directory.leave(&lease).await;
+    }
 }
 
 /// There is no grant to ask with.
@@ -472,11 +485,21 @@ impl Asking<'_> {
                     let now = inner.clock.now();
                     let fresh = into_grant(tokens, now, grant.refresh_token);
                     inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
-                    return match inner.store.put_grant(id, &fresh, Some(version)).await {
-                        Ok(version) => Ok((fresh, version)),
-                        Err(store::Error::Conflict) => inner.store.grant(id).await?.ok_or(NO_GRANT),
-                        Err(error) => Err(error.into()),
-                    };
+                    loop {
+                        match inner.store.put_grant(id, &fresh, Some(version)).await {
+                            Ok(version) => return Ok((fresh, version)),
+                            Err(store::Error::Conflict) => {}
+                            Err(error) => return Err(error.into()),
+                        }
+                        let (current, there) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
+                        let held = current.refresh_token.as_ref().map(Secret::expose);
+                        if held != Some(refresh_token.expose()) {
+                            return Ok((current, there));
+                        }
+                        // A replica that took this one for dead has noted that it tries the same token. It is spent:
+                        // what came for it is all that there is.
+                        version = there;
+                    }
                 }
                 Err(error) if error.remedy() == Remedy::SignInAgain => {
                     let (current, current_version) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;

@@ -228,6 +228,8 @@ label! {
         Unchanged = "unchanged",
         /// Other groups than before.
         Changed = "changed",
+        /// Another replica asked, and its answer was taken over.
+        DoneElsewhere = "done_elsewhere",
         /// The account withdrew the grant, or is deactivated: its sessions end.
         GrantGone = "grant_gone",
         /// Bitbucket answered 429, or had done so and is left alone.
@@ -430,6 +432,8 @@ label! {
         GrantWithdrawn = "grant_withdrawn",
         /// The account is deactivated at Bitbucket.
         AccountDeactivated = "account_deactivated",
+        /// Another replica has ended it, and has the reason in its audit log.
+        Elsewhere = "elsewhere",
         /// It was too old, or unused for too long. Counted when it is swept away.
         Expired = "expired",
     }
@@ -439,7 +443,10 @@ impl From<EndReason> for Ending {
     fn from(reason: EndReason) -> Ending {
         match reason {
             EndReason::SignedOut | EndReason::Replaced => Ending::SignedOut,
-            EndReason::Revoked | EndReason::GrantWithdrawn | EndReason::AccountDeactivated => Ending::Revoked,
+            EndReason::Revoked
+            | EndReason::GrantWithdrawn
+            | EndReason::AccountDeactivated
+            | EndReason::Elsewhere => Ending::Revoked,
             EndReason::Expired => Ending::Expired,
         }
     }

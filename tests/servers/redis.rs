@@ -126,6 +126,22 @@ impl Server {
         Ok(String::from_utf8_lossy(&bulk).into_owned())
     }
 
+    /// The items of its answer to a command that gives a list.
+    pub(crate) fn list(&self, command: &str) -> io::Result<Vec<String>> {
+        let stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        (&stream).write_all(format!("{command}\r\n").as_bytes())?;
+        let mut lines = BufReader::new(stream).lines();
+        let mut line = || lines.next().unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+        let count: usize = line()?.trim_start_matches('*').parse().map_err(io::Error::other)?;
+        let mut items = Vec::new();
+        for _ in 0..count {
+            line()?;
+            items.push(line()?);
+        }
+        Ok(items)
+    }
+
     /// Everything on its disk.
     pub(crate) fn raw(&self) -> io::Result<Vec<u8>> {
         let mut raw = Vec::new();

@@ -92,7 +92,7 @@ fn redis(store: &document::Store, findings: &mut Findings<'_>) -> Option<Setting
         username,
         password,
         database,
-        prefix: prefix.clone().into(),
+        prefix: prefix.clone(),
     })
 }
 
@@ -102,7 +102,7 @@ fn topology(store: &document::Store, findings: &mut Findings<'_>) -> Topology {
             findings.problem("store.sentinel", "a Cluster has no Sentinels; remove `sentinel` or `cluster`");
             Topology::Cluster
         }
-        (Some(master), false) => Topology::Sentinel { master: master.0.clone().into() },
+        (Some(master), false) => Topology::Sentinel { master: master.0.clone() },
         (None, true) => Topology::Cluster,
         (None, false) => Topology::Single,
     }
