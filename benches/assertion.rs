@@ -32,11 +32,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ring = Arc::new(Keyring::ephemeral(&entropy)?);
 
     let id = SessionId::draw(&entropy);
-    let (cookie, forged) = (id.seal(&ring), "A".repeat(64));
-    criterion
-        .bench_function("cookie open", |b| b.iter(|| SessionId::open(black_box(cookie.as_bytes()), &ring)));
-    criterion
-        .bench_function("cookie refuse", |b| b.iter(|| SessionId::open(black_box(forged.as_bytes()), &ring)));
+    let (cookie, forged) = (id.seal(&ring, "wiki.example.com"), "A".repeat(64));
+    criterion.bench_function("cookie open", |b| {
+        b.iter(|| SessionId::open(black_box(cookie.as_bytes()), &ring, "wiki.example.com"))
+    });
+    criterion.bench_function("cookie refuse", |b| {
+        b.iter(|| SessionId::open(black_box(forged.as_bytes()), &ring, "wiki.example.com"))
+    });
 
     let telemetry = Telemetry::start(&telemetry::Settings {
         format: telemetry::Format::Text,

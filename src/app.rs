@@ -29,7 +29,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::compile::store::Store as Place;
 use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
-use crate::directory::requery::keep_young;
+use crate::directory::background::keep_young;
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};

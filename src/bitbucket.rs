@@ -24,7 +24,7 @@ mod rest;
 mod transport;
 mod wire;
 
-pub use error::{Error, Refusal, Remedy};
+pub use error::{Class, Error, Refusal, Remedy};
 
 use error::Kind;
 

@@ -7,8 +7,10 @@
 //! The request path reads [`Account::known`] and asks [`Directory::believed`]; neither waits. Only what is too
 //! old to be believed makes a request wait, in [`Directory::answer`].
 
+pub mod background;
 mod elsewhere;
 pub mod plan;
+pub mod refresh;
 pub mod requery;
 pub mod traffic;
 
@@ -24,6 +26,7 @@ use tokio::sync::{Notify, watch};
 
 use self::plan::queue::{Look, Queue};
 use self::plan::{Ages, Freshness, Weather, freshness};
+use self::refresh::ClientDoubt;
 use self::traffic::Governor;
 use crate::bitbucket::{Bitbucket, Endpoint, Right};
 use crate::clock::{Clock, Timestamp};
@@ -116,8 +119,16 @@ pub struct Trouble {
 /// What Bitbucket said instead of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// Nothing, or nothing that says anything about the account.
+    /// Nothing, or nothing that says anything about the account: it is down, or wants to be left alone.
     Unanswered,
+    /// It was not asked: our own budget of calls is used up.
+    NoBudget,
+    /// It does not accept our client, or the client lacks a scope: the operator has to act.
+    Misconfigured,
+    /// It has removed what we ask: a new version is needed.
+    Removed,
+    /// Something that we cannot use.
+    Unusable,
     /// It refused an access token that it had just given. Once is confusion; twice in a row is a no.
     FreshTokenRefused,
 }
@@ -205,6 +216,8 @@ pub enum Answer {
         last_answer: Timestamp,
         /// When it is worth asking again.
         retry_after: Duration,
+        /// Why nobody can say, where that is known.
+        cause: Cause,
     },
     /// The account's sessions are over.
     Ended,
@@ -246,6 +259,8 @@ struct Inner {
     queue: Mutex<Queue<AccountId>>,
     /// Told when somebody came into the queue.
     queued: Notify,
+    /// Whether Bitbucket accepts our client, as far as that is in doubt.
+    client: ClientDoubt,
     /// Told when an account or a session has lost something.
     stirred: Notify,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
@@ -273,6 +288,7 @@ impl Directory {
             traffic,
             queue: Mutex::default(),
             queued: Notify::new(),
+            client: ClientDoubt::default(),
             stirred: Notify::new(),
             runtime,
         }))
@@ -344,7 +360,7 @@ impl Directory {
             account.set_condition(Condition::Good);
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
-            self.publish(&account, Arc::new(known));
+            self.publish(&account, Arc::new(known), Told::Here);
             account.touch(now);
             return Ok(account);
         }
@@ -470,6 +486,7 @@ impl Directory {
                 .trouble()
                 .map_or(Duration::from_secs(5), |trouble| trouble.not_before.since(now))
                 .clamp(Duration::from_secs(1), Duration::from_secs(60)),
+            cause: account.trouble().map_or(Cause::Unanswered, |trouble| trouble.cause),
         }
     }
 
@@ -614,7 +631,7 @@ impl Directory {
         self.0.accounts.iter().map(|(_, account)| account)
     }
 
-    fn publish(&self, account: &Account, known: Arc<Known>) -> Changed {
+    fn publish(&self, account: &Account, known: Arc<Known>, told: Told) -> Changed {
         let before = account.known.swap(known.clone());
         let change = known.membership.changes_since(&before.membership);
         if !change.is_empty() {
@@ -624,7 +641,10 @@ impl Directory {
                 gained: change.gained,
                 as_of: known.membership.as_of(),
             };
-            self.0.telemetry.audit.record(self.0.clock.now(), &event);
+            // Whoever asked has put it on record.
+            if told == Told::Here {
+                self.0.telemetry.audit.record(self.0.clock.now(), &event);
+            }
             self.stir();
             return Changed::Yes;
         }
@@ -676,6 +696,14 @@ pub struct Census {
 enum Changed {
     Yes,
     No,
+}
+
+/// Who asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    Here,
+    /// Another replica.
+    Elsewhere,
 }
 
 fn record(known: &Known) -> AccountRecord {
@@ -779,7 +807,9 @@ mod tests {
         assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
         assert!(matches!(place.answer(&ann, 3_600).await, Answer::CannotTell { .. }));
         // Asked again at once, it does not bother Bitbucket again: it says when to come back.
-        let Answer::CannotTell { retry_after, last_answer } = place.answer(&ann, 3_601).await else {
+        let Answer::CannotTell { retry_after, last_answer, cause: Cause::Unanswered } =
+            place.answer(&ann, 3_601).await
+        else {
             return Err("an answer from nobody".into());
         };
         assert_eq!((retry_after, last_answer), (Duration::from_secs(4), at(0)));

@@ -16,7 +16,7 @@ use http::Method;
 use http::header::ORIGIN;
 
 use crate::clock::Timestamp;
-use crate::directory::{self, Answer, Condition, Directory, Known, Watched};
+use crate::directory::{self, Answer, Cause, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
 use crate::gate::preflight::is_preflight;
@@ -86,8 +86,15 @@ impl Verdict {
             }),
             Verdict::Deny(denied) => Some(denied.reason()),
             Verdict::CannotTell(doubt) => Some(match doubt.missing {
-                Missing::Membership { last_answer } => {
-                    format!("the last answer about the account is of {last_answer}").into()
+                Missing::Membership { last_answer, cause } => {
+                    let cause = match cause {
+                        Cause::Unanswered => "bitbucket does not answer",
+                        Cause::NoBudget => "directory.budget is used up",
+                        Cause::Misconfigured => "bitbucket refuses our client, or it lacks a scope",
+                        Cause::Removed => "bitbucket removed what teamgate asks",
+                        Cause::Unusable | Cause::FreshTokenRefused => "bitbucket's answer is of no use",
+                    };
+                    format!("the last answer about the account is of {last_answer}; {cause}").into()
                 }
                 Missing::Store => "the session store does not answer".into(),
             }),
@@ -217,6 +224,8 @@ pub enum Missing {
     Membership {
         /// When Bitbucket last answered about the account.
         last_answer: Timestamp,
+        /// Why there is no later answer.
+        cause: Cause,
     },
     /// The session store does not answer.
     Store,
@@ -252,7 +261,7 @@ impl Gate {
             return Verdict::Forward(Pass { route: route.clone(), who: None, by: By::Preflight });
         }
         let session = match self.session(settings, facts).await {
-            Found::Session(session) => session,
+            Found::Session { session, .. } => session,
             Found::Nobody(why) => return Verdict::SignIn(SignIn { route: route.clone(), why }),
             Found::StoreAway => {
                 return Verdict::CannotTell(CannotTell {
@@ -275,8 +284,8 @@ impl Gate {
             Answer::Ended => {
                 return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie });
             }
-            Answer::CannotTell { last_answer, retry_after } => {
-                let missing = Missing::Membership { last_answer };
+            Answer::CannotTell { last_answer, retry_after, cause } => {
+                let missing = Missing::Membership { last_answer, cause };
                 return Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after });
             }
         };
@@ -292,7 +301,8 @@ impl Gate {
             Decision::Allow(_) => Verdict::Forward(Pass { route, who: Some(who), by: By::Rule }),
             Decision::Deny(_) => Verdict::Deny(Denied { route, who, outside: Outside::OfThisRule }),
             Decision::CannotTell(_) => {
-                let missing = Missing::Membership { last_answer: who.known.membership.as_of() };
+                let last_answer = who.known.membership.as_of();
+                let missing = Missing::Membership { last_answer, cause: Cause::Unanswered };
                 Verdict::CannotTell(CannotTell { route, missing, retry_after: Duration::from_secs(10) })
             }
             Decision::AskSignIn => Verdict::SignIn(SignIn { route, why: Nobody::DeadCookie }),
@@ -340,7 +350,7 @@ impl Gate {
         let mut why = Nobody::NoCookie;
         for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
             why = Nobody::DeadCookie;
-            let id = match SessionId::open(value, &self.keyring) {
+            let id = match SessionId::open(value, &self.keyring, settings.cookie.scope(facts.host)) {
                 Ok(id) => id,
                 Err(not_ours) => {
                     self.telemetry.metrics.bad_cookies.inc(match not_ours {
@@ -352,10 +362,10 @@ impl Gate {
             };
             let key = id.key();
             if let Some(session) = self.live.in_memory(&key, &settings.session, facts.now) {
-                return Found::Session(session);
+                return Found::Session { id, session };
             }
             match self.live.find(key, &settings.session, facts.now).await {
-                Ok(Some(session)) => return Found::Session(session),
+                Ok(Some(session)) => return Found::Session { id, session },
                 Ok(None) => self.telemetry.metrics.bad_cookies.inc(CookieFault::NoSession),
                 Err(error) => {
                     self.telemetry.warn_limited("store", facts.now, &error);
@@ -408,7 +418,12 @@ pub enum Recheck {
 /// What the cookies of a request come to.
 pub enum Found {
     /// A live session.
-    Session(Arc<LiveSession>),
+    Session {
+        /// What only this browser knows of it.
+        id: SessionId,
+        /// The session.
+        session: Arc<LiveSession>,
+    },
     /// Nobody.
     Nobody(Nobody),
     /// The store does not answer, so nobody can say.

@@ -64,6 +64,7 @@ impl LiveSession {
             last_used_at: self.used_at(),
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         }
     }
 
@@ -261,6 +262,7 @@ impl Live {
             last_used_at: now,
             address: browser.address,
             user_agent: browser.user_agent,
+            hosts: Box::default(),
         };
         self.0.store.put_session(key, &record).await?;
         let session = self.keep(key, &record, account, now);

@@ -1,9 +1,10 @@
 //! Signing in and out.
 //!
-//! Owns: the start of a sign-in, its cookies, [`ReturnTo`], what comes of a callback.
+//! Owns: the start of a sign-in, its cookies, [`ReturnTo`], what comes of a callback, hand-overs between hosts.
 //! Must not know: routes' rules (it proves who someone is, never where they may go), pages, Pingora.
 
 pub mod callback;
+pub mod hand_over;
 pub mod ticket;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use crate::facts::Facts;
 use crate::gate::cookie::{self, SameSite, pairs};
 use crate::keys::Keyring;
 use crate::live::Live;
+use crate::login::hand_over::Request;
 use crate::login::ticket::{ATTEMPTS, LIFETIME, Ticket, begun_at};
 use crate::session;
 use crate::store::Store;
@@ -73,6 +75,8 @@ impl Settings {
     fn origin_of(&self, facts: &Facts<'_>) -> String {
         if self.reaches(facts.host) {
             format!("{}://{}", facts.scheme, facts.authority)
+        } else if self.hands_over_to(facts.host) {
+            self.origin_at(facts.host)
         } else {
             self.external_url.origin().ascii_serialization()
         }
@@ -133,10 +137,24 @@ const ROUNDS_WITHIN: Duration = Duration::from_secs(60);
 impl Login {
     /// Starts a sign-in that ends at `return_to`.
     pub fn start(&self, settings: &Settings, facts: &Facts<'_>, return_to: &ReturnTo) -> Start {
+        self.start_for(settings, facts, return_to, None)
+    }
+
+    /// Starts a sign-in whose session is for another host, which asked for it.
+    pub fn start_for(
+        &self,
+        settings: &Settings,
+        facts: &Facts<'_>,
+        return_to: &ReturnTo,
+        asked: Option<Request>,
+    ) -> Start {
         let cookies = &settings.cookie;
         let (rounds, _) = rounds(cookies, facts);
         if rounds >= ROUNDS {
             return Start::Loop { rounds, cookies: vec![cookies.clear(&rounds_name(cookies))] };
+        }
+        if settings.hands_over_to(facts.host) {
+            return self.ask_for_session(settings, facts, return_to);
         }
         if !settings.reaches(facts.host) {
             // Cookies set here would not come back to the callback's host: begin there instead.
@@ -150,9 +168,10 @@ impl Login {
         }
         self.telemetry.metrics.sign_in_starts.inc();
         let (ticket, attempt) = Ticket::draw(return_to.0.clone(), facts.now, &self.entropy);
+        let ticket = ticket.on_behalf_of(asked);
         let state = ticket.seal(&self.keyring, &self.entropy);
         let location = settings.directory.bitbucket.authorize_url(&state, &ticket.challenge());
-        let mut set = clear_oldest(cookies, facts);
+        let mut set = clear_oldest(cookies, facts, &attempt_name(cookies, ""));
         let name = attempt_name(cookies, &attempt.id);
         // Lax, whatever the session cookie is: it must come back on the redirect from Bitbucket.
         set.push(cookies.set(&name, &attempt.value, LIFETIME, SameSite::Lax));
@@ -266,12 +285,11 @@ fn rounds_name(cookies: &cookie::Settings) -> String {
     format!("{}-rounds", cookies.name())
 }
 
-/// Attempt cookies beyond the youngest [`ATTEMPTS`] − 1, to make room for one more.
-fn clear_oldest(cookies: &cookie::Settings, facts: &Facts<'_>) -> Vec<HeaderValue> {
-    let prefix = attempt_name(cookies, "");
+/// Attempt cookies whose names begin with `prefix`, beyond the youngest [`ATTEMPTS`] − 1, to make room for one more.
+fn clear_oldest(cookies: &cookie::Settings, facts: &Facts<'_>, prefix: &str) -> Vec<HeaderValue> {
     let mut attempts: Vec<(u64, &[u8])> = pairs(facts.headers)
         .filter(|(name, _)| name.starts_with(prefix.as_bytes()))
-        .map(|(name, value)| (begun_at(value), name))
+        .map(|(name, value)| (begun_at(value, facts.now), name))
         .collect();
     attempts.sort_unstable();
     let surplus = (attempts.len() + 1).saturating_sub(ATTEMPTS);
@@ -476,8 +494,10 @@ mod tests {
     fn the_page_that_was_asked_for_is_found_again_under_an_origin_of_ours() -> Outcome {
         for (domain, host, expected) in [
             (None, "gate.example.com", "https://gate.example.com/a?b"),
-            // A session made at the callback's host would not be seen there.
-            (None, "wiki.example.com", "https://gate.example.com/a?b"),
+            // By hand-over; the port is ours to say.
+            (None, "wiki.example.com", "https://wiki.example.com/a?b"),
+            // A session made at the callback's host would not be seen there, and nobody named this one.
+            (None, "evil.example", "https://gate.example.com/a?b"),
             (Some("example.com"), "wiki.example.com", "https://wiki.example.com/a?b"),
             (Some("example.com"), "example.com", "https://example.com/a?b"),
             (Some("example.com"), "evilexample.com", "https://gate.example.com/a?b"),
@@ -701,7 +721,9 @@ mod tests {
         let mut settings = Settings::for_tests(None)?;
         settings.limits.sign_ins = Rate::new(3, Duration::from_secs(60));
         // What only leads to the gateway's own host begins nothing.
-        assert_eq!(waits(&login, &settings, "wiki.example.com", 9)?, [None; 9]);
+        for host in ["wiki.example.com", "other.example.com"] {
+            assert_eq!(waits(&login, &settings, host, 9)?, [None; 9]);
+        }
         assert_eq!(waits(&login, &settings, "gate.example.com", 5)?, [None, None, None, Some(20), Some(20)]);
         assert_eq!(login.telemetry.metrics.throttled.of(Throttled::SignIn).get(), 2);
         assert_eq!(login.telemetry.metrics.sign_in_starts.get(), 3);
@@ -731,7 +753,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let (login, _runtime) = login(folder.path())?;
         let settings = Settings::for_tests(None)?;
-        let Start::Go { location, cookies } = started(&login, &settings, "wiki.example.com", &[])? else {
+        let Start::Go { location, cookies } = started(&login, &settings, "other.example.com", &[])? else {
             return Err("no loop was under way".into());
         };
         assert_eq!(

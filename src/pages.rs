@@ -4,6 +4,7 @@
 //! Must not know: Pingora, sockets.
 
 pub mod account;
+pub mod hand_over;
 pub mod problem;
 pub mod refusal;
 pub mod render;
@@ -26,7 +27,7 @@ use crate::assertion::Assertions;
 use crate::facts::{Arrival, Facts, Shape, shape};
 use crate::gate::{Found, Gate};
 use crate::live::{Live, LiveSession};
-use crate::login::Login;
+use crate::login::{self, Login};
 use crate::pages::reply::Common;
 use crate::snapshot::Snapshot;
 
@@ -83,7 +84,7 @@ impl Asked {
     /// The live session of this browser, if it has one and the store can say so.
     pub async fn session(&self, services: &Services) -> Option<Arc<LiveSession>> {
         match services.gate.session(&self.snapshot.gate, &self.facts()).await {
-            Found::Session(session) => Some(session),
+            Found::Session { session, .. } => Some(session),
             Found::Nobody(_) | Found::StoreAway => None,
         }
     }
@@ -105,6 +106,7 @@ pub fn router(services: Services, callback: &str) -> Router {
     let mut router = Router::new()
         .route("/.teamgate/", get(account::who_am_i))
         .route("/.teamgate/login", get(sign_in::start))
+        .route(login::hand_over::PATH, get(hand_over::hand_over))
         .route("/.teamgate/logout", get(sign_in::ask_to_sign_out).post(sign_in::sign_out))
         .route("/.teamgate/userinfo", get(account::userinfo))
         .route("/.teamgate/jwks.json", get(jwks))

@@ -285,7 +285,14 @@ mod tests {
     }
 
     fn record(account: AccountId, begun: u64) -> Record {
-        Record { account, begun_at: at(begun), last_used_at: at(begun), address: None, user_agent: None }
+        Record {
+            account,
+            begun_at: at(begun),
+            last_used_at: at(begun),
+            address: None,
+            user_agent: None,
+            hosts: Box::default(),
+        }
     }
 
     #[tokio::test]

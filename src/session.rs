@@ -92,7 +92,13 @@ pub struct Record {
     pub address: Option<std::net::IpAddr>,
     /// What the browser called itself at sign-in, cut to 200 bytes.
     pub user_agent: Option<Box<str>>,
+    /// The hosts that it was handed over to, in order; the last [`HOSTS`]. Only the store's word is the latest.
+    #[serde(default)]
+    pub hosts: Box<[Box<str>]>,
 }
+
+/// How many hosts a session remembers; the earliest is forgotten first.
+pub const HOSTS: usize = 32;
 
 /// Whether a session still counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +112,18 @@ pub enum Standing {
 }
 
 impl Record {
+    /// Remembers that it was handed over to `host`. Whether that is news.
+    pub fn add_host(&mut self, host: &str) -> bool {
+        if self.hosts.iter().any(|known| **known == *host) {
+            return false;
+        }
+        let mut hosts = std::mem::take(&mut self.hosts).into_vec();
+        hosts.push(host.into());
+        hosts.drain(..hosts.len().saturating_sub(HOSTS));
+        self.hosts = hosts.into();
+        true
+    }
+
     /// The moment from which the session no longer counts, if it is not used again.
     pub fn ends_at(&self, last_used_at: Timestamp, settings: &Settings) -> Timestamp {
         settings.ends_at(self.begun_at, last_used_at)
@@ -152,6 +170,7 @@ mod tests {
             last_used_at: at(1_000),
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         };
         for (last_used, now, expected) in [
             (1_000, 1_000, Standing::Live),
@@ -164,5 +183,40 @@ mod tests {
         }
         assert_eq!(record.ends_at(at(1_000), &settings), at(1_030));
         assert_eq!(record.ends_at(at(1_095), &settings), at(1_100));
+    }
+
+    #[test]
+    fn the_hosts_of_a_session_are_each_remembered_once_and_not_without_end() {
+        let at = Timestamp::from_unix_seconds;
+        let mut record = Record {
+            account: AccountId::from_bytes([1; 16]),
+            begun_at: at(1),
+            last_used_at: at(1),
+            address: None,
+            user_agent: None,
+            hosts: Box::default(),
+        };
+        assert!(record.add_host("a.example") && !record.add_host("a.example"));
+        for number in 0..HOSTS {
+            assert!(record.add_host(&format!("{number}.example")));
+        }
+        assert_eq!(record.hosts.len(), HOSTS);
+        assert_eq!((&*record.hosts[0], &*record.hosts[HOSTS - 1]), ("0.example", "31.example"));
+    }
+
+    #[test]
+    fn a_record_of_a_version_that_knew_no_hosts_still_reads() -> Result<(), serde_json::Error> {
+        let record = Record {
+            account: AccountId::from_bytes([1; 16]),
+            begun_at: Timestamp::from_unix_seconds(1),
+            last_used_at: Timestamp::from_unix_seconds(1),
+            address: None,
+            user_agent: None,
+            hosts: Box::default(),
+        };
+        let mut written = serde_json::to_value(&record)?;
+        written.as_object_mut().and_then(|fields| fields.remove("hosts"));
+        assert_eq!(serde_json::from_value::<Record>(written)?, record);
+        Ok(())
     }
 }

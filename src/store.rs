@@ -357,6 +357,12 @@ impl Store {
         self.timed(StoreOperation::SessionRead, ask!(self.touch_sessions(touches))).await
     }
 
+    /// Writes down that a session was handed over to `host` ([`session::Record::add_host`]). Whether it is there:
+    /// one that has ended stays ended.
+    pub async fn add_session_host(&self, key: SessionKey, host: &str) -> Result<bool, Error> {
+        self.timed(StoreOperation::SessionWrite, ask!(self.add_session_host(key, host))).await
+    }
+
     /// Ends a session. Whether it was there.
     pub async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
         self.timed(StoreOperation::SessionEnd, ask!(self.end_session(key))).await

@@ -1,6 +1,7 @@
 //! The product as its visitors meet it: a real Chromium, without JavaScript, walks through `teamgate dev`.
 //!
-//! What is checked stands in `browser/walk.mjs` and `browser/look.mjs`. Needs Chromium and Node 20; screenshots go
+//! What is checked stands in `browser/walk.mjs`, `browser/hosts.mjs` (several hosts, over https) and `browser/look.mjs`. Needs
+//! Chromium, Node 20 and `openssl`; screenshots go
 //! to `browser/` in Cargo's folder for test output. `TEAMGATE_SKIP_BROWSER=1` leaves it out.
 
 #[path = "verify/process.rs"]
@@ -28,7 +29,7 @@ fn a_visitor_finds_the_way_with_a_real_browser() -> Outcome {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     install(&here)?;
 
-    let [gateway, admin, bitbucket, strict, strict_admin, nobody] = free_addresses()?;
+    let [gateway, admin, bitbucket, strict, strict_admin, nobody, hosts, hosts_admin] = free_addresses()?;
     let dev = Serving::start(
         Command::new(env!("CARGO_BIN_EXE_teamgate")).args([
             "dev",
@@ -46,6 +47,17 @@ fn a_visitor_finds_the_way_with_a_real_browser() -> Outcome {
         strict,
     )?;
 
+    certificate(folder.path())?;
+    let config = folder.path().join("hosts.yaml");
+    fs::write(&config, hosts_config(hosts, hosts_admin, bitbucket))?;
+    let third = Serving::start(
+        Command::new(env!("CARGO_BIN_EXE_teamgate"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .current_dir(folder.path()),
+        hosts,
+    )?;
+
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser");
     let _ = fs::remove_dir_all(&out);
     let mut walk = Command::new("node");
@@ -53,9 +65,56 @@ fn a_visitor_finds_the_way_with_a_real_browser() -> Outcome {
         .args([gateway, bitbucket, strict].map(|address| format!("http://{address}")))
         .arg(&out);
     let walked = run(walk.current_dir(&here), "", Duration::from_secs(240));
-    drop((dev, second));
+    let mut walk = Command::new("node");
+    walk.args(["hosts.mjs", &hosts.port().to_string(), &format!("http://{bitbucket}")])
+        .args(["hosts.crt", "hosts.key"].map(|file| folder.path().join(file)))
+        .arg(out.join("hosts"));
+    let walked_on = run(walk.current_dir(&here), "", Duration::from_secs(240));
+    drop((dev, second, third));
     say(&walked?);
+    say(&walked_on?);
     Ok(())
+}
+
+/// A certificate for every host of `hosts.mjs`, `hosts.crt` and `hosts.key`.
+fn certificate(folder: &Path) -> Outcome {
+    let names = "subjectAltName=DNS:*.acme.test,DNS:*.other.test,DNS:*.apps.test";
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-keyout", "hosts.key", "-out", "hosts.crt", "-days", "2", "-subj", "/CN=test"]);
+    run(openssl.args(["-addext", names]).current_dir(folder), "", Duration::from_secs(30))?;
+    Ok(())
+}
+
+/// Hosts that have nothing in common, over https.
+fn hosts_config(listen: SocketAddr, admin: SocketAddr, bitbucket: SocketAddr) -> String {
+    let page = |title: &str| {
+        format!(
+            "{{ content_type: text/html; charset=utf-8, body: '<!doctype html><html lang=\"en\"><title>{title}</title><h1>{title}</h1>' }}"
+        )
+    };
+    format!(
+        "listen: [{{ address: '{listen}', tls: {{ certificates: [{{ cert: hosts.crt, key: hosts.key }}] }} }}]
+admin: {{ address: '{admin}' }}
+external_url: https://gate.acme.test:{port}
+bitbucket:
+  client_id: hosts
+  client_secret: hosts-secret
+  web_url: http://{bitbucket}
+  api_url: http://{bitbucket}/2.0
+secret_file: hosts.secret
+store: {{ path: hosts }}
+log: {{ access: false, level: error }}
+routes:
+  - {{ name: wiki, host: wiki.other.test, teams: [acme], respond: {wiki} }}
+  - {{ name: deploy, host: deploy.acme.test, teams: [acme], respond: {deploy} }}
+  - {{ name: apps, host: '*.apps.test', teams: [acme], respond: {app} }}
+",
+        port = listen.port(),
+        wiki = page("The wiki"),
+        deploy = page("Deploy"),
+        app = page("An app"),
+    )
 }
 
 /// Members of acme only, believes little and forgets soon, has an app that is down.

@@ -77,6 +77,7 @@ macro_rules! promises {
         $run! { $($more)* :
     a_session_is_written_read_touched_and_ended,
     a_touch_raises_nobody_from_the_dead_and_the_later_one_wins,
+    the_hosts_of_a_session_are_written_down_however_many_come_at_once,
     the_sessions_of_an_account_end_together_and_no_others,
     sessions_are_listed_page_by_page,
     a_value_is_good_once_however_many_ask_at_once,
@@ -154,6 +155,7 @@ fn session(owner: u8, begun: u64) -> Record {
         last_used_at: at(begun),
         address: Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7))),
         user_agent: Some("Recognisable/1.0".into()),
+        hosts: Box::default(),
     }
 }
 
@@ -220,6 +222,32 @@ async fn a_touch_raises_nobody_from_the_dead_and_the_later_one_wins(backend: imp
     store.touch_sessions(vec![(key(1), at(60))]).await?;
     assert_eq!(store.session(key(1)).await?.map(|record| record.last_used_at), Some(at(90)));
     assert_eq!(store.session_count().await?, 1);
+    Ok(())
+}
+
+async fn the_hosts_of_a_session_are_written_down_however_many_come_at_once(backend: impl Backend) -> Outcome {
+    let store = backend.open()?;
+    for n in [1, 2] {
+        store.put_session(key(n), &session(1, 0)).await?;
+    }
+    store.touch_sessions(vec![(key(1), at(90))]).await?;
+    store.end_session(key(2)).await?;
+    let hosts: Vec<String> = (0..10).map(|number| format!("{number}.example.test")).collect();
+    for written in
+        futures_util::future::join_all(hosts.iter().map(|host| store.add_session_host(key(1), host))).await
+    {
+        assert!(written?);
+    }
+    assert!(store.add_session_host(key(1), &hosts[3]).await?, "once more is no news, and no fault");
+    assert!(!store.add_session_host(key(2), "late.example.test").await?, "nobody is raised from the dead");
+    assert_eq!(store.session(key(2)).await?, None);
+    drop(store);
+    let record = backend.open()?.session(key(1)).await?.ok_or("no session")?;
+    let mut found: Vec<&str> = record.hosts.iter().map(|host| &**host).collect();
+    found.sort_unstable();
+    assert_eq!(found, hosts);
+    assert_eq!(record.last_used_at, at(90));
+    assert_eq!(Record { hosts: Box::default(), last_used_at: at(0), ..record }, session(1, 0));
     Ok(())
 }
 

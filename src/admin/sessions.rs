@@ -169,6 +169,7 @@ fn facts(entry: &Entry, settings: &Settings) -> Map<String, Value> {
     say("expires_at", json!(record.ends_at(record.last_used_at, settings).to_string()));
     say("address", json!(record.address.map(|address| address.to_string())));
     say("user_agent", json!(record.user_agent));
+    say("hosts", json!(record.hosts));
     if let Some(person) = person {
         facts.append(&mut who(person));
     }

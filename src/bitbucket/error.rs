@@ -64,6 +64,7 @@ pub(super) enum Kind {
     RedirectRefused,
     CodeRefused,
     GrantDead,
+    GrantOrClient,
     // Said, but not to be believed.
     Shape(&'static str),
     BadToken,
@@ -87,6 +88,27 @@ pub enum Remedy {
     Report,
     /// Whoever this is does not get in, however often they try.
     Refuse(Refusal),
+}
+
+/// What an error is about. Each has its own effect on sessions, its own name in metrics, its own line and page.
+///
+/// That somebody is *denied* is no error but an answer: [`super::Permission::None`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// The grant, the code or the token is dead. Sessions end once the store knows of no newer one.
+    Gone,
+    /// Bitbucket is down, or wants to be left alone. What was known counts within the grace.
+    Transient,
+    /// Not asked: our own budget is used up. What was known counts within its age.
+    NoBudget,
+    /// Our client, its secret, its scopes or an address is wrong. Nobody's session ends for it.
+    Misconfigured,
+    /// An endpoint is no more. Nobody's session ends for it.
+    Removed,
+    /// Bitbucket says something that we do not know.
+    Unexpected,
+    /// The account is nobody's identity.
+    Refused,
 }
 
 /// Why an account is nobody's identity.
@@ -123,6 +145,27 @@ impl Error {
         self.traits().1
     }
 
+    /// What it is about.
+    pub fn class(&self) -> Class {
+        if self.held().is_some_and(|held| held.why == HeldBack::Budget) {
+            return Class::NoBudget;
+        }
+        match (&self.0.kind, self.remedy()) {
+            (Kind::Gone(_), _) => Class::Removed,
+            (_, Remedy::SignInAgain) => Class::Gone,
+            (_, Remedy::FixConfiguration) => Class::Misconfigured,
+            (_, Remedy::RetryAfter(_) | Remedy::Retry) => Class::Transient,
+            (_, Remedy::Report) => Class::Unexpected,
+            (_, Remedy::Refuse(_)) => Class::Refused,
+        }
+    }
+
+    /// Whether a refused refresh may be about our client rather than about the token: Bitbucket has the same words
+    /// for both.
+    pub fn may_be_about_the_client(&self) -> bool {
+        self.0.kind == Kind::GrantOrClient
+    }
+
     /// A name for metrics; one of about thirty.
     pub fn label(&self) -> &'static str {
         self.traits().0
@@ -133,8 +176,7 @@ impl Error {
     ///
     /// That our own budget is used up says nothing about Bitbucket.
     pub fn is_transient(&self) -> bool {
-        matches!(self.remedy(), Remedy::Retry | Remedy::RetryAfter(_))
-            && !self.held().is_some_and(|held| held.why == HeldBack::Budget)
+        self.class() == Class::Transient
     }
 
     /// Why the request was not sent, if that is so.
@@ -202,12 +244,13 @@ impl Error {
             Kind::MissingScope { .. } => ("missing_scope", Remedy::FixConfiguration),
             Kind::Forbidden => ("forbidden", Remedy::FixConfiguration),
             Kind::NotFound => ("not_found", Remedy::FixConfiguration),
-            Kind::Gone(_) => ("gone", Remedy::Report),
+            Kind::Gone(_) => ("removed", Remedy::Report),
             Kind::Unexpected => ("unexpected_status", Remedy::Report),
             Kind::ClientRefused => ("client_refused", Remedy::FixConfiguration),
             Kind::RedirectRefused => ("redirect_refused", Remedy::FixConfiguration),
             Kind::CodeRefused => ("code_refused", Remedy::SignInAgain),
             Kind::GrantDead => ("grant_dead", Remedy::SignInAgain),
+            Kind::GrantOrClient => ("grant_refused", Remedy::SignInAgain),
             Kind::Shape(_) => ("unknown_shape", Remedy::Report),
             Kind::BadToken => ("bad_token", Remedy::Report),
             Kind::TooManyPages => ("too_many_pages", Remedy::Report),
@@ -341,7 +384,7 @@ impl fmt::Display for Error {
             Kind::CodeRefused => {
                 f.write_str("bitbucket refused the code (used already, or too old); sign in again")
             }
-            Kind::GrantDead => f.write_str(
+            Kind::GrantDead | Kind::GrantOrClient => f.write_str(
                 "bitbucket refused the refresh token (withdrawn, used already, or three months old); sign in \
                  again, and check bitbucket.client_secret if it happens to everybody",
             ),

@@ -83,7 +83,7 @@ impl Bitbucket {
     /// # Errors
     ///
     /// As [`Error::remedy`] says. Bitbucket answers alike to a dead grant and, perhaps, to a wrong client
-    /// secret: both count as a dead grant here. After an error for which [`Error::is_unsent`] is false the
+    /// secret: [`Error::may_be_about_the_client`], and [`Bitbucket::check_client`] tells them apart. After an error for which [`Error::is_unsent`] is false the
     /// old token may be used up.
     pub async fn refresh(&self, refresh_token: &Secret<String>) -> Result<Tokens, Error> {
         let road = self.road(Endpoint::Refresh);
@@ -93,6 +93,21 @@ impl Bitbucket {
             .request_async(&road)
             .await;
         road.tokens(answer)
+    }
+
+    /// Whether Bitbucket accepts our client, by a code that nobody has: it refuses the client first, and the code only
+    /// of a client that it accepts. Costs one call and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the client is refused, or when nobody can tell.
+    pub async fn check_client(&self) -> Result<(), Error> {
+        let verifier = Secret::new("teamgate-asks-whether-its-client-is-accepted".to_owned());
+        match self.exchange("teamgate-client-check", &verifier).await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), Kind::CodeRefused | Kind::RedirectRefused) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Made anew for each use, so that the secret rests in its [`Secret`] only.
@@ -183,7 +198,8 @@ fn refusal(endpoint: Endpoint, said: &BasicErrorResponse) -> Kind {
         // What Bitbucket says to a client that did not authenticate, whatever it asked for: every session would
         // end over a mistyped secret if this were read as the end of a grant.
         (Said::UnauthorizedClient, _) if about("must be authenticated") => Kind::ClientRefused,
-        (Said::InvalidGrant | Said::UnauthorizedClient, Endpoint::Refresh) => Kind::GrantDead,
+        (Said::InvalidGrant, Endpoint::Refresh) => Kind::GrantDead,
+        (Said::UnauthorizedClient, Endpoint::Refresh) => Kind::GrantOrClient,
         (Said::InvalidRequest, Endpoint::Refresh) if about("refresh_token") || about("refresh token") => {
             Kind::GrantDead
         }
@@ -234,7 +250,7 @@ mod tests {
         let (exchange, refresh) = (Endpoint::Exchange, Endpoint::Refresh);
         for (endpoint, error, description, kind) in [
             (exchange, "unauthorized_client", "Requests must be authenticated", Kind::ClientRefused),
-            (refresh, "unauthorized_client", "Invalid OAuth client credentials", Kind::GrantDead),
+            (refresh, "unauthorized_client", "Invalid OAuth client credentials", Kind::GrantOrClient),
             (
                 refresh,
                 "unauthorized_client",

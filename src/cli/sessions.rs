@@ -156,6 +156,8 @@ impl Show {
             Some(at) => words::ahead(now, at),
             None => "–".to_owned(),
         };
+        let hosts: Vec<String> =
+            session["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str).map(plain).collect();
         let lines = [
             ("session", text(&session, "id")),
             ("who", person(&session)),
@@ -168,6 +170,7 @@ impl Show {
             ("ends", format!("{expires}, if unused ({})", text(&session, "expires_at"))),
             ("address", text(&session, "address")),
             ("browser", text(&session, "user_agent")),
+            ("handed to", if hosts.is_empty() { "–".to_owned() } else { hosts.join(", ") }),
         ];
         say(&lines.map(|(name, value)| format!("{name:<10} {value}\n")).concat())
     }

@@ -251,12 +251,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let strip = strip::effective(&document.strip_headers, findings);
     let limits = limits::limits(&document, findings);
     let store = store::store(&document, findings);
-    let ours = routes::Gateway {
-        listen: &addresses,
-        admin: document.admin.address.0,
-        external_url: external_url.as_ref(),
-        cookie: &cookie,
-    };
+    let ours = routes::Gateway { listen: &addresses, admin: document.admin.address.0, cookie: &cookie };
     let routes = routes::routes(&document, findings, &ours);
     let table = routes::table(&routes, external_url.as_ref(), findings)?;
     Some(Compiled {

@@ -312,8 +312,8 @@ pub struct Session {
     /// From the last request to the end; at most `lifetime`.
     #[schemars(extend("x-min" = "1s", "x-max" = "90d"))]
     pub idle: Span,
-    /// A parent domain of all hosts, whose cookie then serves them all. Unless given, the cookie belongs to
-    /// one host alone, which is safer.
+    /// A parent domain of all hosts, whose cookie then serves them all. Unless given, each host gets a cookie of
+    /// its own, by hand-over from that of `external_url`, which is safer; they need have nothing in common.
     #[schemars(extend("x-nullable" = true))]
     pub cookie_domain: Option<Host>,
     /// When browsers send the cookie from other sites. `strict` does not exist: people come back from

@@ -1,82 +1,21 @@
-//! One directory on several replicas: whose turn it is to ask about an account, and what others have found out.
+//! One directory on several replicas: what others have found out, and what they have forgotten.
 //!
-//! Owns: the lease of a re-query, taking over what another replica has written, forgetting what it has forgotten.
+//! Owns: taking over what another replica has written, letting go of what it has deleted.
 //! Must not know: how news come, what is asked of Bitbucket.
-//!
-//! Where one process has the store, every turn is ours at once, and nobody writes anything newer.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 
 use super::{Account, Condition, Directory, Known};
 use crate::identity::AccountId;
 use crate::store;
-use crate::store::lease::{Claim, Lease, Task};
 
-/// How long a replica that has died holds up the others.
-const SPAN: Duration = Duration::from_secs(15);
-/// How often one that waits for another looks what came of it.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long one waits at most; longer than any request does.
-const LONGEST: Duration = Duration::from_secs(20);
 /// How many accounts are read anew at once.
 const AT_ONCE: usize = 64;
 
-/// Who asks about an account.
-pub(super) enum Turn {
-    /// We do.
-    Ours(Lease),
-    /// Another replica did, and what it found out is taken over; or it does not come to an end.
-    Theirs,
-}
-
 impl Directory {
-    /// Waits until nobody else asks about `account`, and takes over what others have found out meanwhile.
-    pub(super) async fn turn(&self, account: &Account) -> Result<Turn, store::Error> {
-        let deadline = tokio::time::Instant::now() + LONGEST;
-        loop {
-            let task = Task::Requery(account.id());
-            let claim = self.0.store.take_lease(task, self.0.clock.now(), SPAN).await?;
-            let is_known = self.take_over(account).await?;
-            match claim {
-                Claim::Taken(lease) if is_known => {
-                    self.0.store.release_lease(&lease).await?;
-                    return Ok(Turn::Theirs);
-                }
-                Claim::Taken(lease) => return Ok(Turn::Ours(lease)),
-                Claim::Held { .. } if is_known || tokio::time::Instant::now() > deadline => {
-                    return Ok(Turn::Theirs);
-                }
-                Claim::Held { .. } => tokio::time::sleep(LOOK_EVERY).await,
-            }
-        }
-    }
-
-    /// Keeps the turn until `work` is done.
-    pub(super) async fn keeping<T>(&self, lease: &Lease, work: impl Future<Output = T>) -> T {
-        let keep = async {
-            loop {
-                tokio::time::sleep(SPAN / 3).await;
-                // One that was lost is noticed by what is written under it.
-                let _ = self.0.store.renew_lease(lease, self.0.clock.now(), SPAN).await;
-            }
-        };
-        tokio::select! {
-            done = work => done,
-            never = keep => { let never: Infallible = never; match never {} }
-        }
-    }
-
-    /// Gives the turn to the next.
-    pub(super) async fn leave(&self, lease: &Lease) {
-        // Where the store does not take it, it ends by itself.
-        let _ = self.0.store.release_lease(lease).await;
-    }
-
     /// Takes over what the store knows of an account in memory, if that is newer.
     ///
     /// # Errors

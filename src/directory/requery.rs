@@ -1,157 +1,60 @@
-//! Asks Bitbucket again: the loop that keeps accounts in use young, and one re-query from start to end.
+//! One re-query, from its turn among replicas to the swap.
 //!
-//! Owns: the order of things that may not be lost (a rotated refresh token is on disk before its access token
-//! is used), and what each kind of failure does to an account.
+//! Owns: what is asked, and what each kind of answer does to an account.
 //! Must not know: requests, sessions' cookies, rules.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use tokio::sync::Semaphore;
-
-use super::elsewhere::Turn;
-use super::plan::queue::Step;
 use super::plan::{Weather, retry_after};
-use super::{Account, Cause, Changed, Condition, Directory, Known, Settings, Trouble, record};
+use super::refresh::is_due;
+use super::{
+    Account, Cause, Changed, Condition, Directory, Known, PATIENCE, Settings, Told, Trouble, record,
+};
 use crate::bitbucket::{
-    self, Bitbucket, HeldBack, Level, Permission, Refusal, Remedy, Right, Tokens, identity,
+    self, Bitbucket, Class, HeldBack, Level, Permission, Refusal, Remedy, Right, identity,
 };
 use crate::clock::Timestamp;
-use crate::identity::{AccountId, TeamId, VerifiedIdentity};
+use crate::identity::{TeamId, VerifiedIdentity};
 use crate::membership::{Membership, Role, Team, TeamName};
 use crate::secret::Secret;
-use crate::store::{self, Grant, Pin, Version};
+use crate::store::lease::{Claim, Lease, Task};
+use crate::store::{self, Pin, Version};
 use crate::telemetry::audit::{EndReason, Event};
-use crate::telemetry::labels::{RefreshOutcome, RequeryOutcome};
+use crate::telemetry::labels::RequeryOutcome;
+use futures_util::future::join_all;
 
-/// How many accounts are asked about at once, at most.
-const AT_ONCE: usize = 8;
-/// An access token with less than this left is refreshed before it is used.
-const TOKEN_MARGIN: Duration = Duration::from_secs(60);
-
-/// Keeps the memberships of accounts in use young, until the task is dropped. `settings` is asked at every
-/// round, so that a reload takes effect.
-///
-/// It sleeps until the plan says that somebody is due, or somebody new comes into use.
-pub async fn keep_young(directory: Directory, settings: impl Fn() -> Arc<Settings>) {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let settings = settings();
-        let now = directory.0.clock.now();
-        match directory.next(&settings, now) {
-            Next::Ask(account) => {
-                let mut done = directory.requery(&account, &settings, Right::Background);
-                let directory = directory.clone();
-                directory.0.runtime.clone().spawn(async move {
-                    let _ = done.wait_for(|done| *done).await;
-                    directory.asked(&account, &settings);
-                    drop(permit);
-                });
-            }
-            Next::Wait(until) => {
-                drop(permit);
-                let sleep = tokio::time::sleep(until.since(now));
-                tokio::select! {
-                    () = sleep => {}
-                    () = directory.0.queued.notified() => {}
-                }
-            }
-        }
-    }
-}
-
-/// What the background does next.
-pub enum Next {
-    /// It asks about this account; [`Directory::asked`] says that it has.
-    Ask(Arc<Account>),
-    /// Nothing, before this moment or before somebody comes into use.
-    Wait(Timestamp),
-}
-
-impl Directory {
-    /// What the background does next, by the plan.
-    pub fn next(&self, settings: &Settings, now: Timestamp) -> Next {
-        let supply = self.0.traffic.supply(settings.endpoints(), now);
-        let mut queue = self.queue();
-        loop {
-            let account = |id: &AccountId| self.0.accounts.get(id);
-            let step = queue.step(|id| account(id)?.look(), &settings.ages, supply, now);
-            match step {
-                Step::Ask(id) => {
-                    if let Some(account) = account(&id) {
-                        return Next::Ask(account);
-                    }
-                }
-                Step::Drop(id) => {
-                    if let Some(account) = account(&id) {
-                        account.queued.store(false, Ordering::Release);
-                    }
-                }
-                Step::WakeAt(then) => {
-                    self.warn_of_stretch(queue.stretch(), settings, now);
-                    return Next::Wait(then);
-                }
-            }
-        }
-    }
-
-    /// Says that the background has asked about an account, with whatever success.
-    pub fn asked(&self, account: &Account, settings: &Settings) {
-        let calls = self.0.traffic.take_background_calls();
-        if calls > 0 {
-            self.queue().took(calls);
-        }
-        match account.look() {
-            Some(look) => self.queue().enter(account.id(), look, &settings.ages, self.0.clock.now()),
-            None => account.queued.store(false, Ordering::Release),
-        }
-        self.0.queued.notify_one();
-    }
-
-    fn warn_of_stretch(&self, stretch: f64, settings: &Settings, now: Timestamp) {
-        // Within a fifth nobody needs to act.
-        if stretch >= 1.2 {
-            let interval = settings.ages.refresh_after.mul_f64(stretch);
-            self.0.telemetry.warn_limited("budget", now, &Stretched(interval));
-        }
-    }
-}
-
-/// The warning that the budget does not reach.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "directory.budget does not reach: memberships are asked for again every {} s instead of directory.refresh_after; \
-     raise the budget if Bitbucket allows more, or refresh_after", .0.as_secs()
-)]
-struct Stretched(Duration);
+/// For how long one replica has a question to itself: longer than any takes.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often it is looked whether another replica has its answer.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One re-query. What comes of it is in the account afterwards.
 pub(super) async fn requery(directory: &Directory, account: &Account, settings: &Settings, right: Right) {
     let inner = &directory.0;
     let asking = Asking { directory, settings, bitbucket: settings.bitbucket.with_right(right) };
-    let (asked, lease) = match directory.turn(account).await {
-        Ok(Turn::Ours(lease)) => (directory.keeping(&lease, asking.ask(account)).await, Some(lease)),
-        Ok(Turn::Theirs) => return inner.telemetry.metrics.requeries.inc(RequeryOutcome::DoneElsewhere),
-        Err(error) => (Err(Setback::Store(error)), None),
-    };
-    let outcome = match asked {
-        Ok(known) => {
-            let written = match &lease {
-                Some(lease) => inner.store.put_account_under(&record(&known), lease).await,
-                None => inner.store.put_account(&record(&known)).await,
-            };
-            if let Err(error) = written {
+    let outcome = match asking.ask_in_turn(account, right).await {
+        Ok(Answered::Here(known, lease)) => {
+            if let Err(error) = inner.store.put_account_under(&record(&known), &lease).await {
                 tracing::warn!(account.id = %account.id(), %error, "a fresh membership stays in memory only");
             }
+            // One that is not released runs out.
+            let _ = inner.store.release_lease(&lease).await;
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
-            match directory.publish(account, Arc::new(known)) {
+            let outside = !settings.admits(&known.membership);
+            match directory.publish(account, Arc::new(known), Told::Here) {
+                _ if outside => RequeryOutcome::Denied,
                 Changed::Yes => RequeryOutcome::Changed,
                 Changed::No => RequeryOutcome::Unchanged,
             }
+        }
+        Ok(Answered::Elsewhere(known)) => {
+            account.trouble.store(None);
+            account.failures.store(0, Ordering::Relaxed);
+            directory.publish(account, Arc::new(known), Told::Elsewhere);
+            RequeryOutcome::Elsewhere
         }
         Err(Setback::GrantGone(seen)) => {
             // What the store did not take is in the log, and owed to it; the sessions are over.
@@ -185,15 +88,16 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
             let now = inner.clock.now();
             note_trouble(account, now, &error, right);
             inner.telemetry.warn_limited(error.label(), now, &error);
-            match error.remedy() {
-                _ if error.held().is_some_and(|held| held.why == HeldBack::Budget) => {
-                    RequeryOutcome::NoBudget
-                }
-                Remedy::RetryAfter(_) => RequeryOutcome::Throttled,
-                Remedy::Retry => RequeryOutcome::Unavailable,
-                _ => RequeryOutcome::Unexpected,
+            match (error.class(), error.remedy()) {
+                (Class::NoBudget, _) => RequeryOutcome::NoBudget,
+                (Class::Transient, Remedy::RetryAfter(_)) => RequeryOutcome::Throttled,
+                (Class::Transient, _) => RequeryOutcome::Unavailable,
+                (Class::Misconfigured, _) => RequeryOutcome::Misconfigured,
+                (Class::Removed, _) => RequeryOutcome::Removed,
+                (Class::Gone | Class::Refused | Class::Unexpected, _) => RequeryOutcome::Unexpected,
             }
         }
+        Err(Setback::NotOurTurn) => RequeryOutcome::Unavailable,
         Err(Setback::Store(error)) => {
             let now = inner.clock.now();
             hold_off(account, now, Duration::ZERO, Weather::Fair, Cause::Unanswered);
@@ -202,22 +106,21 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
         }
     };
     inner.telemetry.metrics.requeries.inc(outcome);
-    if let Some(lease) = lease {
-        directory.leave(&lease).await;
-    }
 }
 
 /// There is no grant to ask with.
-const NO_GRANT: Setback = Setback::GrantGone(Version::ABSENT);
+pub(super) const NO_GRANT: Setback = Setback::GrantGone(Version::ABSENT);
 
 /// Why a re-query brought nothing.
 #[derive(Debug)]
-enum Setback {
+pub(super) enum Setback {
     /// The tokens of this version are refused, or there are none.
     GrantGone(Version),
     FreshTokenRefused(Version),
     GrantLost,
     Deactivated,
+    /// Another replica asks, and has nothing written down in time.
+    NotOurTurn,
     Bitbucket(bitbucket::Error),
     Store(store::Error),
 }
@@ -240,16 +143,23 @@ impl From<bitbucket::Error> for Setback {
 
 fn note_trouble(account: &Account, now: Timestamp, error: &bitbucket::Error, right: Right) {
     let weather = if error.is_transient() { Weather::Outage } else { Weather::Fair };
+    let cause = match error.class() {
+        Class::Misconfigured => Cause::Misconfigured,
+        Class::Removed => Cause::Removed,
+        Class::NoBudget => Cause::NoBudget,
+        Class::Gone | Class::Refused | Class::Unexpected => Cause::Unusable,
+        Class::Transient => Cause::Unanswered,
+    };
     let Some(held) = error.held() else {
         let asked = match error.remedy() {
             Remedy::RetryAfter(wait) => wait,
             _ => Duration::ZERO,
         };
-        return hold_off(account, now, asked, weather, Cause::Unanswered);
+        return hold_off(account, now, asked, weather, cause);
     };
     // Nothing was asked, so nothing failed. That the background has no calls left says nothing about who waits.
     if held.why != HeldBack::Budget || right == Right::Waiting {
-        let trouble = Trouble { not_before: now.plus(held.wait), weather, cause: Cause::Unanswered };
+        let trouble = Trouble { not_before: now.plus(held.wait), weather, cause };
         account.trouble.store(Some(Arc::new(trouble)));
     }
 }
@@ -261,18 +171,85 @@ fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weat
 }
 
 /// One account's question, with the right of whoever wants to know.
-struct Asking<'a> {
-    directory: &'a Directory,
+pub(super) struct Asking<'a> {
+    pub(super) directory: &'a Directory,
     settings: &'a Settings,
-    bitbucket: Bitbucket,
+    pub(super) bitbucket: Bitbucket,
+}
+
+/// Who has the answer.
+enum Answered {
+    /// We asked, and write it down under this lease.
+    Here(Known, Lease),
+    /// Another replica asked and has written it down.
+    Elsewhere(Known),
 }
 
 impl Asking<'_> {
+    /// Of several replicas that want to know one asks, and the others take what it wrote down.
+    async fn ask_in_turn(&self, account: &Account, right: Right) -> Result<Answered, Setback> {
+        let inner = &self.directory.0;
+        let now = inner.clock.now();
+        let lease = match inner.store.take_lease(Task::Requery(account.id()), now, LEASE).await? {
+            Claim::Taken(lease) => lease,
+            Claim::Held { .. } => return self.others_answer(account).await.map(Answered::Elsewhere),
+        };
+        let answered = async {
+            if right == Right::Background
+                && let Some(known) = self.written_down(account).await?
+                && now.since(known.membership.as_of()) < self.settings.ages.refresh_after * 3 / 4
+            {
+                return Ok(Answered::Elsewhere(known));
+            }
+            self.ask(account).await.map(|known| Answered::Here(known, lease))
+        }
+        .await;
+        if !matches!(answered, Ok(Answered::Here(..))) {
+            // One that is not released runs out.
+            let _ = inner.store.release_lease(&lease).await;
+        }
+        answered
+    }
+
+    /// What the store knows, if that is younger than what memory does.
+    async fn written_down(&self, account: &Account) -> Result<Option<Known>, Setback> {
+        let known = account.known();
+        let record = self.directory.0.store.account(account.id()).await?;
+        Ok(record.filter(|record| record.membership.as_of() > known.membership.as_of()).map(|record| Known {
+            identity: record.identity,
+            profile_as_of: record.profile_as_of,
+            membership: record.membership,
+        }))
+    }
+
+    /// Waits for the answer that another has asked for.
+    async fn others_answer(&self, account: &Account) -> Result<Known, Setback> {
+        let before = account.known().membership.as_of();
+        let written_down = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                // News of it may have been faster.
+                let known = account.known();
+                if known.membership.as_of() > before {
+                    return Ok(Known {
+                        identity: known.identity.clone(),
+                        profile_as_of: known.profile_as_of,
+                        membership: known.membership.clone(),
+                    });
+                }
+                if let Some(known) = self.written_down(account).await? {
+                    return Ok(known);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, written_down).await.unwrap_or(Err(Setback::NotOurTurn))
+    }
+
     async fn ask(&self, account: &Account) -> Result<Known, Setback> {
         let inner = &self.directory.0;
         let now = inner.clock.now();
         let (mut grant, mut version) = inner.store.grant(account.id()).await?.ok_or(NO_GRANT)?;
-        if now >= grant.expires_at.minus(TOKEN_MARGIN) {
+        if is_due(&grant, account.id(), now) {
             (grant, version) = self.refresh(account.id(), grant, version).await?;
         }
         match self.ask_with(account, (&grant.access_token, version), now).await {
@@ -446,97 +423,5 @@ impl Directory {
             }
         }
         Ok(Membership::new(membership.as_of(), teams))
-    }
-}
-
-impl Asking<'_> {
-    /// Trades the refresh token for new tokens. They are on disk when this returns.
-    ///
-    /// Refresh tokens rotate without grace, so the order is fixed: that a refresh is under way is on record before
-    /// it is sent, and the new token is on record before the new access token is used. A crash then loses a token
-    /// only between Bitbucket's answer and that write, and the record tells a lost token from a withdrawn one.
-    async fn refresh(
-        &self,
-        id: AccountId,
-        grant: Grant,
-        version: Version,
-    ) -> Result<(Grant, Version), Setback> {
-        let inner = &self.directory.0;
-        let (mut grant, mut version) = (grant, version);
-        loop {
-            let Some(refresh_token) =
-                grant.refresh_token.as_ref().map(|token| Secret::new(token.expose().clone()))
-            else {
-                return Err(Setback::GrantGone(version));
-            };
-            let interrupted_before = grant.refreshing_since.is_some();
-            grant.refreshing_since = Some(inner.clock.now());
-            version = match inner.store.put_grant(id, &grant, Some(version)).await {
-                Ok(version) => version,
-                Err(store::Error::Conflict) => {
-                    // Somebody else, a new sign-in or another replica, brought newer tokens: use those.
-                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::DoneElsewhere);
-                    return inner.store.grant(id).await?.ok_or(NO_GRANT);
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match self.bitbucket.refresh(&refresh_token).await {
-                Ok(tokens) => {
-                    let now = inner.clock.now();
-                    let fresh = into_grant(tokens, now, grant.refresh_token);
-                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Ok);
-                    loop {
-                        match inner.store.put_grant(id, &fresh, Some(version)).await {
-                            Ok(version) => return Ok((fresh, version)),
-                            Err(store::Error::Conflict) => {}
-                            Err(error) => return Err(error.into()),
-                        }
-                        let (current, there) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
-                        let held = current.refresh_token.as_ref().map(Secret::expose);
-                        if held != Some(refresh_token.expose()) {
-                            return Ok((current, there));
-                        }
-                        // A replica that took this one for dead has noted that it tries the same token. It is spent:
-                        // what came for it is all that there is.
-                        version = there;
-                    }
-                }
-                Err(error) if error.remedy() == Remedy::SignInAgain => {
-                    let (current, current_version) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
-                    if current_version != version {
-                        (grant, version) = (current, current_version);
-                        continue;
-                    }
-                    let lost = interrupted_before;
-                    inner.telemetry.metrics.token_refreshes.inc(if lost {
-                        RefreshOutcome::Lost
-                    } else {
-                        RefreshOutcome::Refused
-                    });
-                    return Err(if lost { Setback::GrantLost } else { Setback::GrantGone(version) });
-                }
-                Err(error) => {
-                    inner.telemetry.metrics.token_refreshes.inc(RefreshOutcome::Unavailable);
-                    if error.is_unsent() || matches!(error.remedy(), Remedy::RetryAfter(_)) {
-                        // Not sent, or turned away at the door: nothing was rotated, the next refusal is a real one.
-                        grant.refreshing_since = None;
-                        inner.store.put_grant(id, &grant, Some(version)).await?;
-                    }
-                    return Err(Setback::Bitbucket(error));
-                }
-            }
-        }
-    }
-}
-
-/// What is kept of an answer of the token endpoint. Without a new refresh token (legacy clients) the old stays.
-pub(crate) fn into_grant(tokens: Tokens, now: Timestamp, old_refresh_token: Option<Secret<String>>) -> Grant {
-    Grant {
-        access_token: tokens.access_token,
-        refresh_token: tokens.refresh_token.or(old_refresh_token),
-        expires_at: now.plus(tokens.expires_in),
-        scopes: tokens.scopes,
-        obtained_at: now,
-        refreshing_since: None,
     }
 }

@@ -3,8 +3,8 @@
 //! Owns: [`Settings`], [`SessionId`], [`find`], the attributes of every cookie the gateway sets.
 //! Must not know: what a session is, who is asking.
 //!
-//! A cookie says nothing: it is a random id and a MAC over it, so that what is not ours is recognised before
-//! anything is looked up.
+//! A cookie says nothing: it is a random id and a MAC over it and over where it is good, so that what is not ours,
+//! or was copied from another host, is recognised before anything is looked up.
 
 use std::time::Duration;
 
@@ -55,6 +55,11 @@ impl Settings {
     /// The session cookie's name. Every other cookie of ours begins with it and a hyphen.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where a session cookie that came to `host` must be good to count there: the parent domain, or `host` alone.
+    pub fn scope<'a>(&'a self, host: &'a str) -> &'a str {
+        self.domain.as_deref().unwrap_or(host)
     }
 
     /// A cookie of ours that lasts for `max_age`.
@@ -117,6 +122,7 @@ pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// The secret name of a session: 256 random bits that only the browser keeps.
+#[derive(Clone)]
 pub struct SessionId([u8; 32]);
 
 /// Why a cookie is none of ours.
@@ -124,12 +130,35 @@ pub struct SessionId([u8; 32]);
 pub enum NotOurs {
     /// It has not the shape of ours.
     Malformed,
-    /// It has the shape of ours, and no key of ours made it.
+    /// It has the shape of ours, and no key of ours made it, or not for the host that it came to.
     Forged,
 }
 
 /// How many bytes of MAC stand behind the id.
 const TAG: usize = 16;
+/// The longest host or domain, in bytes (RFC 1035 §2.3.4).
+const LONGEST_SCOPE: usize = 253;
+
+/// What the MAC is over. The id has one length, so no two pairs of id and scope read the same.
+struct Bound {
+    bytes: [u8; 32 + LONGEST_SCOPE],
+    length: usize,
+}
+
+impl Bound {
+    /// `None` for a scope that is longer than any host.
+    fn new(id: &[u8; 32], scope: &str) -> Option<Bound> {
+        let mut bytes = [0; 32 + LONGEST_SCOPE];
+        let length = 32 + scope.len();
+        bytes[..32].copy_from_slice(id);
+        bytes.get_mut(32..length)?.copy_from_slice(scope.as_bytes());
+        Some(Bound { bytes, length })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
 
 impl SessionId {
     /// A new id.
@@ -137,31 +166,46 @@ impl SessionId {
         SessionId(entropy.bytes())
     }
 
-    /// The cookie's value: id and MAC, 64 characters of base64url.
-    pub fn seal(&self, keyring: &Keyring) -> String {
+    /// From its bytes, as [`SessionId::expose`] gave them.
+    pub fn from_bytes(id: [u8; 32]) -> SessionId {
+        SessionId(id)
+    }
+
+    /// Its bytes, for what is sealed at once and travels to another host. Never for logs.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The cookie's value: id and MAC, 64 characters of base64url. It is good at `scope` ([`Settings::scope`]) and
+    /// nowhere else.
+    pub fn seal(&self, keyring: &Keyring, scope: &str) -> String {
         let mut bytes = [0_u8; 32 + TAG];
         bytes[..32].copy_from_slice(&self.0);
-        bytes[32..].copy_from_slice(&keyring.mac(Purpose::SessionCookie, &self.0));
+        // Without a MAC it opens nowhere; no host that is served is that long.
+        if let Some(bound) = Bound::new(&self.0, scope) {
+            bytes[32..].copy_from_slice(&keyring.mac(Purpose::SessionCookie, bound.as_bytes()));
+        }
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a cookie's value, before anything is looked up.
+    /// Reads a cookie's value that came to `scope`, before anything is looked up.
     ///
     /// # Errors
     ///
-    /// When we did not make it; why not is for the metrics, and the same to whoever sent it.
-    pub fn open(value: &[u8], keyring: &Keyring) -> Result<SessionId, NotOurs> {
+    /// When we did not make it for there; why not is for the metrics, and the same to whoever sent it.
+    pub fn open(value: &[u8], keyring: &Keyring, scope: &str) -> Result<SessionId, NotOurs> {
         let mut bytes = [0_u8; 32 + TAG];
         // The exact length first: base64 of anything longer is not worth decoding.
         if value.len() != 64 || URL_SAFE_NO_PAD.decode_slice(value, &mut bytes) != Ok(bytes.len()) {
             return Err(NotOurs::Malformed);
         }
         let (id, tag) = bytes.split_at(32);
-        if !keyring.verify_mac(Purpose::SessionCookie, id, tag) {
-            return Err(NotOurs::Forged);
-        }
         let mut own = [0; 32];
         own.copy_from_slice(id);
+        let bound = Bound::new(&own, scope).ok_or(NotOurs::Forged)?;
+        if !keyring.verify_mac(Purpose::SessionCookie, bound.as_bytes(), tag) {
+            return Err(NotOurs::Forged);
+        }
         Ok(SessionId(own))
     }
 
@@ -197,27 +241,60 @@ mod tests {
     fn a_cookie_is_at_most_100_bytes_and_opens_again() -> Result<(), BadKeys> {
         let keyring = Keyring::ephemeral(&Entropy::system())?;
         let id = SessionId::draw(&Entropy::system());
-        let value = id.seal(&keyring);
+        let value = id.seal(&keyring, "wiki.example.com");
         assert!(host_only().name().len() + 1 + value.len() <= 100);
-        assert_eq!(SessionId::open(value.as_bytes(), &keyring).map(|id| id.key()), Ok(id.key()));
+        assert_eq!(
+            SessionId::open(value.as_bytes(), &keyring, "wiki.example.com").map(|id| id.key()),
+            Ok(id.key())
+        );
         Ok(())
     }
 
     #[test]
     fn what_we_did_not_make_is_not_opened() -> Result<(), BadKeys> {
         let keyring = Keyring::ephemeral(&Entropy::system())?;
-        let value = SessionId::draw(&Entropy::system()).seal(&keyring);
+        let value = SessionId::draw(&Entropy::system()).seal(&keyring, "wiki.example.com");
+        let open = |value: &[u8]| SessionId::open(value, &keyring, "wiki.example.com").err();
         for at in 0..value.len() {
             let mut forged = value.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
             // 48 bytes fill their 64 characters to the last bit: no two texts mean the same.
-            assert_eq!(SessionId::open(&forged, &keyring).err(), Some(NotOurs::Forged), "{at}");
+            assert_eq!(open(&forged), Some(NotOurs::Forged), "{at}");
         }
         for misshapen in
             [b"".as_slice(), &value.as_bytes()[..63], format!("{value}A").as_bytes(), &[0xff; 64]]
         {
-            assert_eq!(SessionId::open(misshapen, &keyring).err(), Some(NotOurs::Malformed));
+            assert_eq!(open(misshapen), Some(NotOurs::Malformed));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_cookie_is_good_at_the_host_it_was_made_for_or_below_the_domain_and_nowhere_else()
+    -> Result<(), BadKeys> {
+        let keyring = Keyring::ephemeral(&Entropy::system())?;
+        let id = SessionId::draw(&Entropy::system());
+        let below = Settings::new(Some("example.com".into()), Secure::Yes, SameSite::Lax);
+        let longest = "a".repeat(LONGEST_SCOPE);
+        let too_long = "a".repeat(LONGEST_SCOPE + 1);
+        for (settings, made, came, good) in [
+            (host_only(), "wiki.example.com", "wiki.example.com", true),
+            (host_only(), "wiki.example.com", "iki.example.com", false),
+            (host_only(), "wiki.example.com", "wiki.example.co", false),
+            (host_only(), "wiki.example.com", "deploy.example.com", false),
+            (host_only(), "wiki.example.com", "", false),
+            (host_only(), &longest, &longest, true),
+            (host_only(), &too_long, &too_long, false),
+            (host_only(), &longest, &too_long, false),
+            (below.clone(), "wiki.example.com", "deploy.example.com", true),
+        ] {
+            let value = id.seal(&keyring, settings.scope(made));
+            let opened = SessionId::open(value.as_bytes(), &keyring, settings.scope(came));
+            assert_eq!(opened.is_ok(), good, "{made} {came}");
+        }
+        // A host of the same name as the domain is another matter only by the cookie's own name.
+        let value = id.seal(&keyring, below.scope("wiki.example.com"));
+        assert!(SessionId::open(value.as_bytes(), &keyring, host_only().scope("wiki.example.com")).is_err());
         Ok(())
     }
 

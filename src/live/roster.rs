@@ -367,6 +367,7 @@ mod tests {
                 last_used_at: at(0),
                 address: None,
                 user_agent: None,
+                hosts: Box::default(),
             };
             let store = &live.0.store;
             async move { store.put_session(key(number), &record).await }

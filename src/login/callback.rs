@@ -10,7 +10,8 @@ use super::ticket::{Mismatch, StateMatched, Ticket};
 use super::{Login, ROUNDS_WITHIN, ReturnTo, Settings, attempt_name, rounds, rounds_name};
 use crate::bitbucket::{self, Remedy};
 use crate::directory::Known;
-use crate::directory::requery::{into_grant, who};
+use crate::directory::refresh::into_grant;
+use crate::directory::requery::who;
 use crate::facts::Facts;
 use crate::gate::cookie::{self, SameSite, SessionId};
 use crate::identity::{AccountId, VerifiedIdentity};
@@ -33,7 +34,7 @@ pub struct Params {
 
 /// A sign-in that worked, or that somebody else finished before.
 pub struct SignedIn {
-    /// Where to go.
+    /// Where to go: the page, or another host's half of a hand-over.
     pub return_to: ReturnTo,
     /// Cookies to set.
     pub cookies: Vec<HeaderValue>,
@@ -99,9 +100,15 @@ impl Login {
         };
         let return_to = ReturnTo::checked_before(matched.return_to.clone());
         match self.redeem(settings, facts, params, &matched, current).await {
-            Ok(mut cookies) => {
+            Ok((id, mut cookies)) => {
                 cookies.push(clear);
                 self.telemetry.metrics.sign_ins.inc(SignInOutcome::Ok);
+                // What was served when the sign-in began may not be any more.
+                let asked = matched.hand_over.filter(|asked| settings.hands_over_to(asked.host()));
+                let return_to = match asked {
+                    Some(asked) => self.hand_over(settings, asked, &return_to, &id),
+                    None => return_to,
+                };
                 Ok(SignedIn { return_to, cookies })
             }
             Err(kind) => {
@@ -152,7 +159,7 @@ impl Login {
         params: &Params,
         matched: &StateMatched,
         current: Option<&LiveSession>,
-    ) -> Result<Vec<HeaderValue>, FailureKind> {
+    ) -> Result<(SessionId, Vec<HeaderValue>), FailureKind> {
         if !self
             .store
             .consume_once(Once::SignInState, matched.once, matched.expires_at)
@@ -212,10 +219,10 @@ impl Login {
         self.telemetry.audit.record(now, &event);
         let cookies = &settings.cookie;
         let (count, since) = rounds(cookies, facts);
-        Ok(vec![
+        let set = vec![
             cookies.set(
                 cookies.name(),
-                &id.seal(&self.keyring),
+                &id.seal(&self.keyring, cookies.scope(facts.host)),
                 settings.session.lifetime,
                 cookies.same_site,
             ),
@@ -226,7 +233,8 @@ impl Login {
                 ROUNDS_WITHIN,
                 SameSite::Lax,
             ),
-        ])
+        ];
+        Ok((id, set))
     }
 
     /// Ends a session everywhere, and gives the cookies that forget it.
@@ -245,7 +253,7 @@ impl Login {
             // It may be over already and not written down: whoever asks again wants to hear that it is.
             None => {
                 for value in cookie::find(facts.headers, settings.cookie.name()).take(8) {
-                    if let Ok(id) = SessionId::open(value, &self.keyring) {
+                    if let Ok(id) = SessionId::open(value, &self.keyring, settings.cookie.scope(facts.host)) {
                         self.live.make_good(id.key()).await?;
                     }
                 }

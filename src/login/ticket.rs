@@ -1,6 +1,6 @@
 //! The `state` of a sign-in: what goes to Bitbucket and comes back.
 //!
-//! Owns: [`Ticket`], its sealing, its binding to the browser, [`Attempt`] and its cookie.
+//! Owns: [`Ticket`], its sealing, its binding to the browser; [`Attempt`] and its cookie, which binds hand-overs, too.
 //! Must not know: tokens, sessions, pages.
 //!
 //! A state is sealed, so that nobody can make or read one; it is bound to the browser by a cookie of its own,
@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use super::hand_over::Request;
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::keys::{Keyring, Purpose};
@@ -36,6 +37,9 @@ pub struct Ticket {
     issued_at: Timestamp,
     /// SHA-256 of the attempt cookie's value, as base64url: the state travels in a URL, so it is kept short.
     browser: String,
+    /// Which other host the session is for, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hand_over: Option<Request>,
 }
 
 /// The browser's half: goes into the attempt's cookie.
@@ -56,6 +60,8 @@ pub struct StateMatched {
     pub once: [u8; 32],
     /// Until when that must be remembered.
     pub expires_at: Timestamp,
+    /// Which other host the session is for, if it is.
+    pub hand_over: Option<Request>,
 }
 
 /// Why a state is not believed.
@@ -78,16 +84,21 @@ pub enum Mismatch {
 impl Ticket {
     /// A new attempt, to go to `return_to` afterwards.
     pub fn draw(return_to: String, now: Timestamp, entropy: &Entropy) -> (Ticket, Attempt) {
-        let id = entropy.token::<9>();
-        let value = format!("{}.{}", now.unix_seconds(), entropy.token::<24>());
+        let attempt = Attempt::draw(now, entropy);
         let ticket = Ticket {
-            id: id.clone(),
+            id: attempt.id.clone(),
             verifier: entropy.token::<32>(),
             return_to,
             issued_at: now,
-            browser: URL_SAFE_NO_PAD.encode(sha256(value.as_bytes())),
+            browser: attempt.hash(),
+            hand_over: None,
         };
-        (ticket, Attempt { id, value })
+        (ticket, attempt)
+    }
+
+    /// The same for another host, if one asks.
+    pub fn on_behalf_of(self, hand_over: Option<Request>) -> Ticket {
+        Ticket { hand_over, ..self }
     }
 
     /// The `state` parameter.
@@ -123,8 +134,7 @@ impl Ticket {
             return Err(Mismatch::Expired);
         }
         let shown = cookie.ok_or(Mismatch::OtherBrowser)?;
-        let shown = URL_SAFE_NO_PAD.encode(sha256(shown));
-        if verify_slices_are_equal(shown.as_bytes(), self.browser.as_bytes()).is_err() {
+        if !is_of(shown, &self.browser) {
             return Err(Mismatch::OtherBrowser);
         }
         Ok(StateMatched {
@@ -132,17 +142,39 @@ impl Ticket {
             once: sha256(self.id.as_bytes()),
             verifier: Secret::new(self.verifier),
             expires_at: self.issued_at.plus(LIFETIME),
+            hand_over: self.hand_over,
         })
     }
 }
 
-/// When the attempt behind a cookie's value began; nonsense counts as the oldest.
-pub fn begun_at(value: &[u8]) -> u64 {
-    let digits = value.split(|byte| *byte == b'.').next().unwrap_or_default();
-    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+impl Attempt {
+    /// A new one.
+    pub fn draw(now: Timestamp, entropy: &Entropy) -> Attempt {
+        let value = format!("{}.{}", now.unix_seconds(), entropy.token::<24>());
+        Attempt { id: entropy.token::<9>(), value }
+    }
+
+    /// By what the browser is known again: SHA-256 of the value, as base64url.
+    pub fn hash(&self) -> String {
+        URL_SAFE_NO_PAD.encode(sha256(self.value.as_bytes()))
+    }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+/// Whether a cookie's value is the one with this [`Attempt::hash`].
+pub(super) fn is_of(shown: &[u8], hash: &str) -> bool {
+    let shown = URL_SAFE_NO_PAD.encode(sha256(shown));
+    verify_slices_are_equal(shown.as_bytes(), hash.as_bytes()).is_ok()
+}
+
+/// When the attempt behind a cookie's value began, in seconds since 1970. Nonsense counts as the oldest, and so does what
+/// has not begun yet: others can plant cookies, and theirs must not outlive ours.
+pub fn begun_at(value: &[u8], now: Timestamp) -> u64 {
+    let digits = value.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let begun = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+    begun.filter(|begun| *begun <= now.unix_seconds()).unwrap_or(0)
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     hash
@@ -171,7 +203,8 @@ mod tests {
         let (state, attempt, keyring) = drawn()?;
         let matched = Ticket::open(&state, &keyring)?.check(Some(attempt.value.as_bytes()), at(599))?;
         assert_eq!(matched.return_to, "https://wiki.example.com/a?b");
-        assert_eq!(begun_at(attempt.value.as_bytes()), 1_000_000);
+        assert_eq!(begun_at(attempt.value.as_bytes(), at(0)), 1_000_000);
+        assert_eq!(begun_at(b"1000001.planted", at(0)), 0, "not begun yet");
         Ok(())
     }
 

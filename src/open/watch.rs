@@ -315,7 +315,11 @@ mod tests {
                 request_id: "r-1".into(),
             };
             let mut headers = HeaderMap::new();
-            let cookie = format!("{}={}", self.settings.cookie.name(), id.seal(&self.watch.gate.keyring));
+            let cookie = format!(
+                "{}={}",
+                self.settings.cookie.name(),
+                id.seal(&self.watch.gate.keyring, "wiki.example.com")
+            );
             headers.insert(COOKIE, HeaderValue::from_str(&cookie)?);
             let target = canonical(path.as_bytes())?;
             let facts = arrival.facts(&Method::GET, &headers);

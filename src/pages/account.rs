@@ -61,7 +61,7 @@ pub(super) async fn who_am_i(State(services): State<Services>, asked: Asked) -> 
         more,
         sign_out_others: "/.teamgate/logout?others",
     };
-    own(render::who_am_i(&common, &WhoAmI::Somebody(view)))
+    own(render::who_am_i(&common, &WhoAmI::Somebody(&view)))
 }
 
 fn shown<'a>(
@@ -76,6 +76,7 @@ fn shown<'a>(
         ends_at: record.ends_at(last_used_at, settings),
         user_agent: record.user_agent.as_deref(),
         address: record.address,
+        hosts: &record.hosts,
         sign_out,
     }
 }

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Response};
 
 use super::render::{
-    self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused,
+    self, AskToSignIn, CannotTell as CannotTellView, CookieTrouble, Needs, Person, RELOADS, Refused, Trouble,
 };
 use super::reply::Common;
+use super::sign_in::sent_to;
 use super::{Asked, Services, with_cookies};
 use crate::assertion::TeamParts;
+use crate::directory::Cause;
 use crate::facts::Shape;
 use crate::gate::cookie::SameSite;
 use crate::gate::{CannotTell, Denied, Missing, Nobody, Outside, SignIn, Verdict, cookie};
@@ -72,7 +74,7 @@ fn ask_to_sign_in(
             services.login.telemetry.metrics.sign_ins.inc(SignInOutcome::Loop);
             set.extend(cookies);
             let again = sign_in_link(&return_to);
-            let trouble = CookieTrouble::Loop { rounds };
+            let trouble = CookieTrouble::Loop { rounds, by: sent_to(asked) };
             with_cookies(render::cookies_blocked(common, trouble, &again, shape), set)
         }
         Start::TooOften { wait } => {
@@ -120,7 +122,7 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
     let again = asked.arrival.link();
     match view.missing {
         Missing::Store => render::unavailable(common, &again, view.retry_after, shape),
-        Missing::Membership { last_answer } => {
+        Missing::Membership { last_answer, cause } => {
             let cookies = &asked.snapshot.gate.cookie;
             let name = format!("{}-reloads", cookies.name());
             let reloads = cookie::find(&asked.headers, &name)
@@ -130,6 +132,12 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
                 .min(RELOADS);
             let page = CannotTellView {
                 last_answer: Some(last_answer),
+                trouble: match cause {
+                    Cause::Unanswered => Trouble::Silence,
+                    Cause::NoBudget => Trouble::Busy,
+                    Cause::Misconfigured | Cause::Removed => Trouble::Operator,
+                    Cause::Unusable | Cause::FreshTokenRefused => Trouble::Garbled,
+                },
                 reloads,
                 next: &again,
                 again: &again,

@@ -23,7 +23,9 @@ mod access;
 mod account;
 mod sign_in;
 
-pub use access::{CannotTell, NoTeam, RELOAD_EVERY, RELOADS, Refused, cannot_tell, no_team, refused};
+pub use access::{
+    CannotTell, NoTeam, RELOAD_EVERY, RELOADS, Refused, Trouble, cannot_tell, no_team, refused,
+};
 pub use account::{Profile, SignOut, SignedOut, ThisSession, WhoAmI, sign_out, signed_out, who_am_i};
 pub use sign_in::{
     AccountTrouble, AskToSignIn, BitbucketTrouble, CookieTrouble, account_refused, ask_to_sign_in,
@@ -318,6 +320,7 @@ mod tests {
         let refusal = Refused { person, needs, groups: &wanted, as_of: at(0), again, switch };
         let unknown = CannotTell {
             last_answer: Some(at(0).minus(Duration::from_secs(840))),
+            trouble: Trouble::Silence,
             reloads: 1,
             next: "/x?r=2",
             again,
@@ -336,7 +339,10 @@ mod tests {
             (Event::BadRequest, bad_request(common, name, shape)),
             (Event::SignInExpired, sign_in_expired(common, again, shape)),
             (Event::Cancelled, cancelled(common, again, Some(name), shape)),
-            (Event::CookiesBlocked, cookies_blocked(common, CookieTrouble::Loop { rounds: 3 }, again, shape)),
+            (
+                Event::CookiesBlocked,
+                cookies_blocked(common, CookieTrouble::Loop { rounds: 3, by: "Bitbucket" }, again, shape),
+            ),
             (Event::Misconfigured, misconfigured(common, shape)),
             (Event::BitbucketAway, bitbucket_trouble(common, away, again, shape)),
             (Event::BitbucketGarbled, bitbucket_trouble(common, BitbucketTrouble::Garbled, again, shape)),
@@ -375,6 +381,7 @@ mod tests {
             ends_at: at(28_800),
             user_agent: Some("Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0"),
             address: Some(std::net::Ipv4Addr::new(203, 0, 113, 7).into()),
+            hosts: &[],
             sign_out: "/.teamgate/logout?session=0123456789abcdef",
         };
         let names = groups(&["acme", "acme/members", name]);
@@ -390,7 +397,7 @@ mod tests {
         };
         let question = SignOut { person: person(name), action: "/.teamgate/logout", stay: "/.teamgate/" };
         for (what, response) in [
-            ("account", who_am_i(common, &WhoAmI::Somebody(profile))),
+            ("account", who_am_i(common, &WhoAmI::Somebody(&profile))),
             ("nobody", who_am_i(common, &WhoAmI::Nobody { sign_in })),
             ("sign-out", sign_out(common, &question)),
             ("signed-out", signed_out(common, &SignedOut::Done { sign_in, bitbucket_sign_out })),

@@ -21,13 +21,19 @@ use crate::login::{ReturnTo, Start};
 pub(super) async fn start(State(services): State<Services>, asked: Asked) -> Response {
     let settings = &asked.snapshot.login;
     let return_to = ReturnTo::parse(asked.param("rd").as_deref(), settings, &asked.facts());
-    own(begin(&services, &asked, &return_to))
+    let start = services.login.start(settings, &asked.facts(), &return_to);
+    own(started(&services, &asked, start, &return_to))
 }
 
-/// Sends a browser to Bitbucket, or explains why not again.
-fn begin(services: &Services, asked: &Asked, return_to: &ReturnTo) -> http::Response<Bytes> {
+/// Sends a browser to Bitbucket or to the gateway's own host, or explains why not again.
+pub(super) fn started(
+    services: &Services,
+    asked: &Asked,
+    start: Start,
+    return_to: &ReturnTo,
+) -> http::Response<Bytes> {
     let common = asked.common();
-    match services.login.start(&asked.snapshot.login, &asked.facts(), return_to) {
+    match start {
         Start::Go { location, cookies } => {
             let answer = redirect(&common, Redirect::Found, location.as_str());
             with_cookies(answer.unwrap_or_else(|| render::internal(&common, asked.shape())), cookies)
@@ -35,11 +41,18 @@ fn begin(services: &Services, asked: &Asked, return_to: &ReturnTo) -> http::Resp
         Start::Loop { cookies, rounds } => {
             services.login.telemetry.metrics.sign_ins.inc(crate::telemetry::labels::SignInOutcome::Loop);
             let again = sign_in_link(return_to);
-            let page =
-                render::cookies_blocked(&common, CookieTrouble::Loop { rounds }, &again, asked.shape());
-            with_cookies(page, cookies)
+            let trouble = CookieTrouble::Loop { rounds, by: sent_to(asked) };
+            with_cookies(render::cookies_blocked(&common, trouble, &again, asked.shape()), cookies)
         }
         Start::TooOften { wait } => render::too_many(&common, &sign_in_link(return_to), wait, asked.shape()),
+    }
+}
+
+/// Where a sign-in that starts here sends people first.
+pub(super) fn sent_to(asked: &Asked) -> &str {
+    match asked.snapshot.login.hands_over_to(&asked.arrival.host) {
+        true => asked.snapshot.edge.external_url.host_str().unwrap_or_default(),
+        false => "Bitbucket",
     }
 }
 
@@ -79,7 +92,7 @@ fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) ->
     };
     match &failure.kind {
         FailureKind::State(Mismatch::NoCookies) => {
-            render::cookies_blocked(common, CookieTrouble::Missing, again, shape)
+            render::cookies_blocked(common, CookieTrouble::Missing { from: "Bitbucket" }, again, shape)
         }
         FailureKind::State(_) | FailureKind::Malformed => render::sign_in_expired(common, again, shape),
         FailureKind::Cancelled => render::cancelled(common, again, None, shape),

@@ -128,6 +128,20 @@ impl Embedded {
             .await
     }
 
+    pub(super) async fn add_session_host(&self, key: SessionKey, host: &str) -> Result<bool, Error> {
+        let (host, sealer): (Box<str>, _) = (host.into(), Arc::clone(&self.sealer));
+        self.writer
+            .run(move |tables| {
+                let there = tables.sessions.get(&key.0)?.map(|value| value.value().to_vec());
+                let Some(value) = there else { return Ok(false) };
+                if let Some(value) = sealer.with_host(key, &value, &host) {
+                    tables.sessions.insert(&key.0, value.as_slice())?;
+                }
+                Ok(true)
+            })
+            .await
+    }
+
     pub(super) async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
         let sealer = Arc::clone(&self.sealer);
         self.writer.run(move |tables| end(tables, &sealer, key)).await
@@ -593,6 +607,7 @@ mod tests {
             last_used_at: at,
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         };
         let key = SessionKey([1; 32]);
         store.put_session(key, &record).await?;

@@ -65,6 +65,17 @@ impl Sealer {
         })
     }
 
+    /// The same session, handed over to one more host; none if that is no news, or if it does not open.
+    pub(super) fn with_host(&self, key: SessionKey, value: &[u8], host: &str) -> Option<Vec<u8>> {
+        let mut record = self.open_session(key, value)?;
+        if !record.add_host(host) {
+            return None;
+        }
+        let begun_under = self.begun_under(key, value).map(|id| id.to_string());
+        let stored = StoredSession { record: &record, begun_under };
+        Some(self.value(record.last_used_at.unix_millis(), Purpose::Session, &key.0, &stored))
+    }
+
     pub(super) fn account(&self, record: &AccountRecord) -> Vec<u8> {
         let identity = &record.identity;
         let stored = StoredAccount {
@@ -291,6 +302,7 @@ mod tests {
             last_used_at: Timestamp::from_unix_seconds(6),
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         };
         let value = sealer.session(SessionKey([1; 32]), &record);
         assert_eq!(sealer.open_session(SessionKey([1; 32]), &value), Some(record));

@@ -165,6 +165,18 @@ impl Redis {
         Ok(missing.iter().filter_map(|key| session_key(key)).collect())
     }
 
+    pub(super) async fn add_session_host(&self, key: SessionKey, host: &str) -> Result<bool, Error> {
+        loop {
+            let Some(value) = self.get(Table::Sessions, &key.0).await? else { return Ok(false) };
+            let Some(with_host) = self.sealer.with_host(key, &value, host) else { return Ok(true) };
+            let keys = self.keys_of(Table::Sessions, shard_of(&key.0));
+            // Otherwise something else was written meanwhile: a use, another host, the end.
+            if self.link.run(&self.scripts.replace_same, &keys, &[&key.0, &value, &with_host]).await? {
+                return Ok(true);
+            }
+        }
+    }
+
     pub(super) async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
         let old = self.remove(Table::Sessions, &key.0).await?;
         if let Some(record) = old.as_ref().and_then(|old| self.sealer.open_session(key, old)) {

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 pub use super::labels::EndReason;
-use super::labels::{Ending, LogStream, OpenKind, SignInOutcome};
+use super::labels::{Ending, HandOverOutcome, LogStream, OpenKind, SignInOutcome};
 use super::line::{Line, Style, with_buffer};
 use super::metrics::Metrics;
 use super::writer::Writer;
@@ -57,6 +57,31 @@ pub enum Event {
         /// Who tried, where Bitbucket had said so by then.
         #[serde(skip_serializing_if = "Option::is_none")]
         account: Option<AccountId>,
+        /// Where the browser is.
+        client: IpAddr,
+        /// The request that failed.
+        request_id: String,
+    },
+    /// A session was handed over to another host.
+    HandedOver {
+        /// Whose.
+        account: AccountId,
+        /// Its short name.
+        #[serde(serialize_with = "short")]
+        session: SessionKey,
+        /// The host that has it now, too.
+        host: String,
+        /// Where the browser is.
+        client: IpAddr,
+        /// The request that ended the hand-over.
+        request_id: String,
+    },
+    /// A ticket that hands a session over was not believed.
+    HandOverFailed {
+        /// Why.
+        outcome: HandOverOutcome,
+        /// The host that it came to.
+        host: String,
         /// Where the browser is.
         client: IpAddr,
         /// The request that failed.

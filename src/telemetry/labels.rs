@@ -94,7 +94,7 @@ macro_rules! one {
 
 one! {
     AssertionSource CallOutcome CallRight CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
-    HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
+    HandOverOutcome HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
 label! {
@@ -210,6 +210,28 @@ label! {
 }
 
 label! {
+    /// How handing a session over to another host ended.
+    HandOverOutcome is "outcome" {
+        /// The other host has it.
+        Ok = "ok",
+        /// The request or the ticket is not ours, was changed, or came to another host.
+        Forged = "forged",
+        /// The ticket is older than 30 seconds, or the request than ten minutes.
+        Expired = "expired",
+        /// The browser sent no cookie of ours back.
+        NoCookies = "no_cookies",
+        /// The ticket is another browser's.
+        OtherBrowser = "other_browser",
+        /// The ticket was used before.
+        Spent = "spent",
+        /// The session ended in between.
+        SessionOver = "session_over",
+        /// The store did not answer.
+        StoreFailed = "store_failed",
+    }
+}
+
+label! {
     /// How young a membership is.
     Freshness is "freshness" {
         /// Younger than `refresh_after`.
@@ -228,8 +250,6 @@ label! {
         Unchanged = "unchanged",
         /// Other groups than before.
         Changed = "changed",
-        /// Another replica asked, and its answer was taken over.
-        DoneElsewhere = "done_elsewhere",
         /// The account withdrew the grant, or is deactivated: its sessions end.
         GrantGone = "grant_gone",
         /// Bitbucket answered 429, or had done so and is left alone.
@@ -238,8 +258,16 @@ label! {
         NoBudget = "no_budget",
         /// No answer, or a 5xx, or half of one. The previous membership stays.
         Unavailable = "unavailable",
-        /// An answer that we cannot read, or an endpoint that is no more.
+        /// In none of the teams that may use this gateway: nothing opens, and no sign-in helps.
+        Denied = "denied",
+        /// Bitbucket refuses our client, or the client lacks a scope. The previous membership stays.
+        Misconfigured = "misconfigured",
+        /// An endpoint is no more. The previous membership stays.
+        Removed = "removed",
+        /// An answer that we cannot read.
         Unexpected = "unexpected",
+        /// Another replica had asked.
+        Elsewhere = "elsewhere",
         /// Our own store was in the way.
         StoreFailed = "store_failed",
     }
@@ -254,6 +282,8 @@ label! {
         DoneElsewhere = "done_elsewhere",
         /// Refused: the grant is withdrawn.
         Refused = "refused",
+        /// Refused, and our client with it: nobody's grant is believed gone before the client is accepted again.
+        Doubtful = "doubtful",
         /// Refused after a crash between the answer and the write: the token is lost, not the grant.
         Lost = "lost",
         /// No answer.

@@ -16,8 +16,9 @@ use prometheus::{
 
 use super::labels::{
     AssertionSource, CallOutcome, CallRight, CertificateReload, ConnectionRefusal, CookieFault, Decision,
-    EndReason, Ending, Endpoint, Freshness, HoldReason, KeyReload, Labels, LogStream, One, OpenKind,
-    RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled, UpstreamFault,
+    EndReason, Ending, Endpoint, Freshness, HandOverOutcome, HoldReason, KeyReload, Labels, LogStream, One,
+    OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled,
+    UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -66,6 +67,8 @@ pub struct Metrics {
     pub sign_in_starts: IntCounter,
     /// Ends of sign-ins.
     pub sign_ins: Counters<SignInOutcome>,
+    /// Ends of hand-overs to other hosts.
+    pub hand_overs: Counters<HandOverOutcome>,
     /// What was refused because somebody did it too often.
     pub throttled: Counters<Throttled>,
     /// Sessions that count.
@@ -261,6 +264,12 @@ impl Metrics {
             "`misconfigured` needs the operator at once; `bitbucket_failed` is Bitbucket's; `loop` is a browser \
              that refuses cookies.",
         )?;
+        let hand_overs = t.counters(
+            "teamgate_hand_overs_total",
+            "Sessions handed over to hosts that the gateway's own cookie does not reach.",
+            "`no_cookies` is a browser that refuses the other host's cookies. `forged` and `other_browser` rising is \
+             somebody trying; a few are links that were copied from the address bar.",
+        )?;
         let throttled = t.counters(
             "teamgate_throttled_total",
             "Requests answered with 429 because their address had too many of the kind.",
@@ -296,7 +305,8 @@ impl Metrics {
             "teamgate_requeries_total",
             "Re-queries of memberships.",
             "`throttled` means that Bitbucket's limit is reached: lower `directory.budget`; `no_budget` means that \
-             ours is: raise `directory.refresh_after`; `unexpected` means that Bitbucket changed its API.",
+             ours is: raise `directory.refresh_after`; `misconfigured` and `removed` need you now, the log says what for; \
+             `unexpected` means that Bitbucket changed its API.",
         )?;
         let interval_stretch = t.float(
             "teamgate_requery_interval_stretch",
@@ -365,7 +375,8 @@ impl Metrics {
             "teamgate_token_refreshes_total",
             "Refreshes of access tokens.",
             "`lost` after a crash is expected, and only then; `refused` is people withdrawing the app, unless \
-             all do so at once: then the client was changed at Bitbucket.",
+             all do so at once; `doubtful` means that Bitbucket refuses our client: its secret was changed, or it is \
+             locked out for some minutes.",
         )?;
 
         t.section("Assertions");
@@ -477,6 +488,7 @@ impl Metrics {
             connections_refused,
             sign_in_starts,
             sign_ins,
+            hand_overs,
             throttled,
             sessions,
             sessions_ended,

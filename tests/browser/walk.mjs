@@ -12,6 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 import { Look } from './look.mjs';
+import { at, choose, expect, follow, heading, press, sees, signIn } from './words.mjs';
 
 const [gateway, bitbucket, strict, out] = process.argv.slice(2);
 if (!out) throw new Error('usage: node walk.mjs GATEWAY BITBUCKET STRICT OUT');
@@ -31,39 +32,6 @@ async function visitor(options = {}) {
   context.setDefaultTimeout(10_000);
   const page = await context.newPage();
   return { context, page };
-}
-
-// ── words for what a visitor sees and does
-
-function expect(condition, sentence, page) {
-  if (!condition) throw new Error(`${sentence}${page ? `\n  at ${page.url()}` : ''}`);
-}
-
-/** In any case: whether a first letter is shown as a capital is the stylesheet's, which may not be there yet. */
-async function sees(page, ...sentences) {
-  const text = (await page.locator('body').innerText()).replace(/\s+/g, ' ');
-  for (const sentence of sentences) {
-    expect(text.toLowerCase().includes(sentence.toLowerCase()), `does not see "${sentence}" but "${text.slice(0, 600)}"`, page);
-  }
-}
-
-async function heading(page, sentence) {
-  const text = (await page.locator('h1').innerText()).replace(/\s+/g, ' ').trim();
-  expect(text === sentence, `the heading is "${text}", not "${sentence}"`, page);
-}
-
-const at = (page, address) => expect(page.url() === address, `is at ${page.url()}, not ${address}`);
-const press = (page, name) => page.getByRole('button', { name, exact: true }).click();
-const follow = (page, name) => page.getByRole('link', { name, exact: true }).click();
-
-/** Chooses a person on the page of the pretend Bitbucket. */
-const choose = (page, name) => page.getByRole('button', { name }).click();
-
-async function signIn(page, name, address) {
-  await page.goto(address);
-  await choose(page, name);
-  const grant = page.getByRole('button', { name: 'Grant access' });
-  if (await grant.count()) await grant.click();
 }
 
 /** Signs Ann in as far as the way back from Bitbucket, which is returned and not taken. */

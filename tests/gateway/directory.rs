@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitbucket_sim::{Fault, FaultKind};
+use bitbucket_sim::{EXAMPLE_CLIENT_ID, Fault, FaultKind};
 use tokio::time::sleep;
 
 use crate::support::{Checked, Config, Request, Setup, eventually, send};
@@ -84,4 +84,78 @@ async fn an_endpoint_that_keeps_failing_is_tried_by_one_call_at_a_time_and_the_p
         Ok(metric(&setup, open).await? == 0.0)
     })
     .await
+}
+
+#[tokio::test]
+async fn a_changed_client_secret_ends_nobodys_session_and_risks_nobodys_token() -> Checked {
+    let setup = Setup::with(Config::default().top("directory: { refresh_after: 1s }")).await?;
+    let (ann, ben) = (setup.signed_in("ann").await?, setup.signed_in("ben").await?);
+    let secret = setup.simulator.with(|world| {
+        world.clear_requests();
+        world.expire_access_tokens();
+        let client = world.client_mut(EXAMPLE_CLIENT_ID)?;
+        Checked::Ok(std::mem::replace(&mut client.secret, "another".to_owned()))
+    })?;
+    eventually("it is noticed", async || {
+        ann.script(&setup.url("/")).await?.expect(200)?;
+        ben.script(&setup.url("/")).await?.expect(200)?;
+        Ok(metric(&setup, "teamgate_requeries_total{outcome=\"misconfigured\"}").await? >= 4.0)
+    })
+    .await?;
+    let line = setup.gateway.logged("bitbucket refused our client secret").await?;
+    assert!(line.contains("bitbucket.client_secret"), "{line}");
+    assert!(setup.simulator.count("token.refresh") <= 3, "{:?}", setup.simulator.requests());
+    assert!(setup.gateway.audited("sessions_ended").is_empty());
+    setup.simulator.with(|world| {
+        world.client_mut(EXAMPLE_CLIENT_ID)?.secret = secret;
+        world.remove_member("ben", "acme")
+    })?;
+    eventually("answers arrive again", async || {
+        ann.script(&setup.url("/")).await?.expect(200)?;
+        Ok(ben.script(&setup.url("/")).await?.status == 403)
+    })
+    .await?;
+    assert!(setup.gateway.audited("sessions_ended").is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_is_locked_out_for_one_dead_token_ends_nobody_elses_session() -> Checked {
+    let setup = Setup::with(Config::default().top("directory: { refresh_after: 1s }")).await?;
+    let (ann, ben) = (setup.signed_in("ann").await?, setup.signed_in("ben").await?);
+    setup.simulator.with(|world| {
+        world.lockout_after_reuse = Some(Duration::from_secs(8));
+        // One of the two loses its token, tries the old one again, and gets the client locked out.
+        world.fault(Fault::new("token.refresh", FaultKind::LostAnswer).times(1));
+        world.expire_access_tokens();
+    });
+    let lost = "teamgate_token_refreshes_total{outcome=\"lost\"}";
+    eventually("one token is lost", async || {
+        for browser in [&ann, &ben] {
+            browser.script(&setup.url("/")).await?.expect(200)?;
+        }
+        Ok(metric(&setup, lost).await? == 1.0)
+    })
+    .await?;
+    // Locked out: whoever refreshes now is refused in the same words as a withdrawn grant.
+    setup.simulator.with(|world| world.expire_access_tokens());
+    let doubtful = "teamgate_token_refreshes_total{outcome=\"doubtful\"}";
+    eventually("the other is refused and not believed gone", async || {
+        for browser in [&ann, &ben] {
+            browser.script(&setup.url("/")).await?.expect(200)?;
+        }
+        Ok(metric(&setup, doubtful).await? >= 1.0)
+    })
+    .await?;
+    let good = "teamgate_token_refreshes_total{outcome=\"ok\"}";
+    let before = metric(&setup, good).await?;
+    eventually("the other refreshes again", async || {
+        for browser in [&ann, &ben] {
+            browser.script(&setup.url("/")).await?.expect(200)?;
+        }
+        Ok(metric(&setup, good).await? > before)
+    })
+    .await?;
+    assert!(setup.gateway.audited("sessions_ended").is_empty());
+    Ok(())
 }

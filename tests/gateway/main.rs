@@ -13,6 +13,7 @@ mod directory;
 mod domains;
 mod framing;
 mod grpc;
+mod handover;
 mod heavy;
 mod http2;
 mod http2_limits;

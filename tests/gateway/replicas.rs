@@ -107,8 +107,8 @@ async fn whom_an_operator_ends_at_one_is_over_at_all() -> Checked {
         ann.script(&replica.url("/lobby")).await?.expect(200)?;
         ben.script(&replica.url("/lobby")).await?.expect(200)?;
     }
-    let account = ann.script(&a.url("/.teamgate/userinfo")).await?.json()?["account"]["id"].clone();
-    let account = account.as_str().ok_or("no account")?.replace(['{', '}'], "");
+    let account = ann.script(&a.url("/.teamgate/userinfo")).await?.json()?["account"].clone();
+    let account = account.as_str().ok_or("no account")?.to_owned();
     let url = b.gateway.admin_url(&format!("/api/sessions?account=%7B{account}%7D"));
     send(&Request::new("DELETE", &url)).await?.expect(200)?;
     for replica in [a, b, c] {

@@ -82,6 +82,9 @@ impl World {
             return Err(TokenRefusal::NoCallback);
         }
         let now = self.now();
+        if self.lockouts.get(&client.id).is_some_and(|until| now < *until) {
+            return Err(TokenRefusal::BadRefreshToken);
+        }
         let found = self.codes.get(code).ok_or(TokenRefusal::BadCode)?;
         let stands = self.grants.iter().any(|grant| grant.id == found.grant.id);
         if found.grant.client != client.id || now - found.issued_at >= CODE_LIFE || !stands {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::hosts::{covers, host};
+use super::hosts::covers;
 use super::{Cookie, Findings};
 use crate::config::document::{self, Access, CorsPreflight, Document, InPath};
 use crate::config::value::show_duration;
@@ -33,7 +33,6 @@ use upstreams::Targets;
 pub(super) struct Gateway<'g> {
     pub(super) listen: &'g [SocketAddr],
     pub(super) admin: SocketAddr,
-    pub(super) external_url: Option<&'g Url>,
     pub(super) cookie: &'g Cookie,
 }
 
@@ -275,9 +274,10 @@ impl One<'_, '_> {
         }
     }
 
-    /// A host that the session's cookie does not reach would send people to sign in for ever.
+    /// With a cookie for one domain, a host beyond it would send people to sign in for ever. Without, each host gets a
+    /// cookie of its own.
     fn sign_in_reaches_it(&mut self, pattern: Option<&Pattern>, gateway: &Gateway<'_>) {
-        let (Some(pattern), Some(external)) = (pattern, gateway.external_url) else { return };
+        let (Some(pattern), Some(domain)) = (pattern, &gateway.cookie.domain) else { return };
         let name = match &pattern.host {
             HostPattern::Any => return,
             HostPattern::Exact(name) => &**name,
@@ -286,18 +286,11 @@ impl One<'_, '_> {
         if self.route.access == Some(Access::Public) || !self.findings.sound(&["session.cookie_domain"]) {
             return;
         }
-        let own = host(external);
-        match &gateway.cookie.domain {
-            Some(domain) if covers(domain, name) => {}
-            Some(domain) => self.problem("host", format!(
-                "`{}` is not below session.cookie_domain `{domain}`, so nobody could sign in there; several domains are not supported yet",
+        if !covers(domain, name) {
+            self.problem("host", format!(
+                "`{}` is not below session.cookie_domain `{domain}`, so nobody could sign in there; remove session.cookie_domain, and each host gets a cookie of its own",
                 pattern.host
-            )),
-            None if pattern.host == HostPattern::Exact(own.into()) => {}
-            None => self.problem("host", format!(
-                "`{}` is not external_url's host `{own}`, so sign-in would not reach it; set session.cookie_domain to a parent of both",
-                pattern.host
-            )),
+            ));
         }
     }
 

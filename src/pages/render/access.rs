@@ -128,6 +128,8 @@ pub const RELOAD_EVERY: Duration = Duration::from_secs(10);
 pub struct CannotTell<'a> {
     /// When Bitbucket last said something about this account; `None` when it never did.
     pub last_answer: Option<Timestamp>,
+    /// Why there is no later one.
+    pub trouble: Trouble,
     /// How many times this page has reloaded itself so far.
     pub reloads: u8,
     /// The page that was asked for, with the count one higher: where the page goes by itself.
@@ -136,6 +138,33 @@ pub struct CannotTell<'a> {
     pub again: &'a str,
     /// When a program should ask again.
     pub retry_after: Duration,
+}
+
+/// Why memberships cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble {
+    /// Bitbucket does not answer.
+    Silence,
+    /// We have asked it as often as we may.
+    Busy,
+    /// It does not take our questions any more: the operator has to act.
+    Operator,
+    /// It says something of no use.
+    Garbled,
+}
+
+impl Trouble {
+    fn lead(self) -> &'static str {
+        match self {
+            Trouble::Silence => "Bitbucket isn’t answering, and we’d rather not guess.",
+            Trouble::Busy => "We have asked Bitbucket as often as we may for now, and we’d rather not guess.",
+            Trouble::Operator => {
+                "Bitbucket doesn’t take our questions any more, and we’d rather not guess. The operator has to put \
+                 that right; the log says how."
+            }
+            Trouble::Garbled => "Bitbucket’s answer makes no sense to us, and we’d rather not guess.",
+        }
+    }
 }
 
 /// 503: neither yes nor no.
@@ -151,6 +180,7 @@ pub fn cannot_tell(common: &Common<'_>, view: &CannotTell<'_>, shape: Shape) -> 
     let page = CannotTellPage {
         common,
         title: Event::CannotTell.title(),
+        lead: view.trouble.lead(),
         view,
         last: view.last_answer.map(|at| (at, words::ago(common.now, at))),
         by_itself,
@@ -174,6 +204,7 @@ pub fn cannot_tell(common: &Common<'_>, view: &CannotTell<'_>, shape: Shape) -> 
 struct CannotTellPage<'a> {
     common: &'a Common<'a>,
     title: &'a str,
+    lead: &'a str,
     view: &'a CannotTell<'a>,
     last: Option<(Timestamp, String)>,
     by_itself: bool,
@@ -319,7 +350,8 @@ mod tests {
         let at = |reloads| {
             let last_answer = Some(Timestamp::from_unix_seconds(9_160));
             let retry_after = Duration::from_secs(10);
-            let view = CannotTell { last_answer, reloads, next: "/x?n=next", again: "/x", retry_after };
+            let (next, again, trouble) = ("/x?n=next", "/x", Trouble::Silence);
+            let view = CannotTell { last_answer, trouble, reloads, next, again, retry_after };
             cannot_tell(&common(None), &view, Shape::Navigation)
         };
         for (reloads, refresh, says) in [

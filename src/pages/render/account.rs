@@ -26,6 +26,8 @@ pub struct ThisSession<'a> {
     pub user_agent: Option<&'a str>,
     /// Where it was at sign-in.
     pub address: Option<IpAddr>,
+    /// The hosts that it was handed over to.
+    pub hosts: &'a [Box<str>],
     /// Where *sign out* for this one posts to.
     pub sign_out: &'a str,
 }
@@ -55,7 +57,7 @@ pub struct Profile<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum WhoAmI<'a> {
     /// Somebody is signed in.
-    Somebody(Profile<'a>),
+    Somebody(&'a Profile<'a>),
     /// Nobody is.
     Nobody {
         /// Where a sign-in starts.
@@ -122,6 +124,7 @@ struct Groups<'a> {
 struct Browser<'a> {
     name: String,
     address: Option<IpAddr>,
+    hosts: &'a [Box<str>],
     sign_out: &'a str,
     begun_at: Timestamp,
     begun: String,
@@ -136,6 +139,7 @@ impl<'a> Browser<'a> {
         Browser {
             name: words::browser(session.user_agent),
             address: session.address,
+            hosts: session.hosts,
             sign_out: session.sign_out,
             begun_at: session.begun_at,
             begun: words::ago(now, session.begun_at),

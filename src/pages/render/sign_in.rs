@@ -66,32 +66,35 @@ pub fn cancelled(common: &Common<'_>, again: &str, said: Option<&str>, shape: Sh
 
 /// How it showed that the browser does not keep our cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CookieTrouble {
-    /// It came back from Bitbucket without the cookie that it was given.
-    Missing,
-    /// It went to Bitbucket and back this often in a minute, and was nobody each time.
+pub enum CookieTrouble<'a> {
+    /// It came back without the cookie that it was given.
+    Missing {
+        /// From where: Bitbucket, or the gateway's own host.
+        from: &'a str,
+    },
+    /// It went round this often in a minute, and was nobody each time.
     Loop {
         /// How often.
         rounds: u8,
+        /// By way of whom.
+        by: &'a str,
     },
 }
 
 /// 400: explained instead of going round once more.
 pub fn cookies_blocked(
     common: &Common<'_>,
-    trouble: CookieTrouble,
+    trouble: CookieTrouble<'_>,
     again: &str,
     shape: Shape,
 ) -> Response<Bytes> {
     let lead = match trouble {
-        CookieTrouble::Missing => {
-            "Signing in needs one small cookie. Your browser was given it, and came back \
-                                   from Bitbucket without it."
-                .to_owned()
-        }
-        CookieTrouble::Loop { rounds } => format!(
-            "You went to Bitbucket and back {rounds} times within a minute, and each time our cookie was gone. So \
-             we stopped, to tell you why."
+        CookieTrouble::Missing { from } => format!(
+            "Signing in needs one small cookie. Your browser was given it, and came back from {from} without it."
+        ),
+        CookieTrouble::Loop { rounds, by } => format!(
+            "You went to {by} and back {rounds} times within a minute, and each time our cookie was gone. So we \
+             stopped, to tell you why."
         ),
     };
     let blocked =

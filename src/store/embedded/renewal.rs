@@ -222,6 +222,7 @@ mod tests {
             last_used_at: NOW,
             address: None,
             user_agent: None,
+            hosts: Box::default(),
         }
     }
 
