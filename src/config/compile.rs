@@ -820,7 +820,7 @@ routes:
     }
 
     /// The same for `kind: redis`, in a file that has it.
-    const SHARED: &str = r#"{ kind: redis, urls: ["rediss://r:6380"], sentinel: m, username: u, password: p, ca: ca.pem, prefix: gate }"#;
+    const SHARED: &str = r#"{ kind: redis, urls: ["rediss://r:6380"], sentinel: m, username: u, password: p, ca: redis.pem, prefix: gate }"#;
     const SHARED_CHANGES: &[(&str, &str, &str)] = &[
         ("store.url", "urls: [\"rediss://r:6380\"]", "url: \"rediss://r:6381\""),
         ("store.urls", "[\"rediss://r:6380\"]", "[\"rediss://r:6380\", \"rediss://s\"]"),
@@ -829,7 +829,7 @@ routes:
         ("store.username", "username: u", "username: v"),
         ("store.password", "password: p", "password: q"),
         ("store.password_file", "password: p", "password_file: file"),
-        ("store.ca", "ca: ca.pem", "ca: other.pem"),
+        ("store.ca", "ca: redis.pem", "ca: other.pem"),
         ("store.prefix", "prefix: gate", "prefix: door"),
     ];
 

@@ -274,7 +274,7 @@ impl Watched {
     }
 }
 
-/// Three masters that share the slots.
+/// Three masters that share the slots, and know [`USER`], who may see in addition which node has which.
 pub(crate) struct Cluster {
     /// All of them.
     pub(crate) nodes: Vec<Server>,
@@ -290,7 +290,8 @@ impl Cluster {
             buses.push(bus);
             nodes.push(Server::start("redis-server", &[], |address, _| {
                 Ok(format!(
-                    "port {}\ncluster-enabled yes\ncluster-port {bus}\ncluster-node-timeout 4000\n{DURABLE}",
+                    "port {}\ncluster-enabled yes\ncluster-port {bus}\ncluster-node-timeout 4000\n{DURABLE}\
+                     user {USER} on \">{PASSWORD}\" {ACCESS} +cluster|slots\n",
                     address.port()
                 ))
             })?);

@@ -120,7 +120,11 @@ pub(crate) fn watched() -> Outcome<impl Fn() -> Outcome<Part<Watched>>> {
 
 /// The settings of somebody who knows one node.
 pub(crate) fn of_a_cluster(cluster: &Cluster) -> Settings {
-    settings(&[&cluster.nodes[1]], Topology::Cluster)
+    Settings {
+        username: Some(redis::USER.to_owned()),
+        password: Some(Arc::new(Secret::new(redis::PASSWORD.to_owned()))),
+        ..settings(&[&cluster.nodes[1]], Topology::Cluster)
+    }
 }
 
 /// A Cluster of three.
