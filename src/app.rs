@@ -405,8 +405,16 @@ impl App {
         self.follow_replicas();
 
         let (store, live, health) = (self.store.clone(), self.services.live.clone(), self.health.clone());
+        let mut spoiled = 0;
         self.runtime.spawn(every(Duration::from_secs(2), move || {
             let (store, live, health) = (store.clone(), live.clone(), health.clone());
+            let before = std::mem::replace(&mut spoiled, store.spoiled_records());
+            if spoiled > before {
+                tracing::error!(
+                    count = spoiled - before,
+                    "records of the store do not open and are passed over; look at the disk, and who can write there"
+                );
+            }
             async move {
                 let problem = store.healthy().await.err().map(|error| Arc::new(error.to_string()));
                 if problem.is_none()

@@ -777,6 +777,7 @@ mod tests {
             assert!(live.find(SessionKey([person; 32]), &SETTINGS, at(1)).await?.is_none(), "{person}");
         }
         place.full.store(false, Ordering::SeqCst);
+        place.store.healthy().await?;
         assert_eq!(live.settle().await?, 20);
         assert_eq!(place.store.session_count().await?, 0);
         assert_eq!(place.store.accounts_with_grant(None, 1).await?, []);

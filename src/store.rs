@@ -164,8 +164,8 @@ pub enum Error {
     },
     /// Written by a later version.
     #[error(
-        "{}: has format {found}, this version of teamgate knows {known}; run the version that wrote it, or a \
-         later one", file.display()
+        "{}: has format {found}, written by teamgate {}; this one knows format {known}; run that version, or a \
+         later one", file.display(), written_by.as_deref().unwrap_or("of a version that it does not name")
     )]
     NewerFormat {
         /// The file.
@@ -174,6 +174,8 @@ pub enum Error {
         found: u32,
         /// The newest format of this version.
         known: u32,
+        /// The version that had it open last, as it says itself.
+        written_by: Option<Box<str>>,
     },
     /// Sealed under a key that the secret file does not have.
     #[error(

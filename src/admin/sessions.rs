@@ -71,8 +71,11 @@ pub(super) async fn end_one(
     let word = call.word()?;
     let now = api.clock.now();
     // Whoever asks once more after a failure wants to hear that what was ended then is written.
-    api.live.settle().await?;
-    let entry = named(&api, &name, &api.sessions()).await?;
+    let owed = api.live.settle().await;
+    let entry = match named(&api, &name, &api.sessions()).await {
+        Err(Refusal::NotFound(_)) if let Err(error) = owed => return Err(error.into()),
+        entry => entry?,
+    };
     if !api.live.end(entry.key, EndReason::Revoked, now).await? {
         return Err(no_session(&name));
     }

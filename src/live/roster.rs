@@ -210,9 +210,9 @@ impl Live {
         now: Timestamp,
     ) -> Result<Ended, store::Error> {
         // Whoever asks once more after a failure wants to hear that what was ended then is written.
-        self.settle().await?;
+        let owed = self.settle().await;
         if let Filter::Account(account) = filter {
-            return self.end_account(*account, now).await;
+            return self.end_account(*account, now).await.and_then(|ended| owed.map(|_| ended));
         }
         let accounts = self.accounts(settings, now).await?;
         let ends = stream::iter(accounts).map(async |id| {
@@ -232,7 +232,7 @@ impl Live {
                 Err(error) => (sum, failed.or(Some(error))),
             })
             .await;
-        failed.map_or(Ok(ended), Err)
+        failed.or(owed.err()).map_or(Ok(ended), Err)
     }
 
     /// Everybody who is signed in.

@@ -32,6 +32,9 @@ use crate::identity::{AccountId, TeamId};
 use crate::keys::{Keyring, SigningKeys};
 use crate::session::{self, SessionKey, Standing};
 
+/// How much is written to see whether writing works, in bytes: as much as the writes of some sign-ins together.
+const PROBE: usize = 128 * 1024;
+
 /// How many sessions a sweep looks at before it lets others have the thread.
 const SWEEP_PAGE: usize = 256;
 
@@ -455,13 +458,16 @@ impl Embedded {
         if read.is_ok() && self.home.fault().is_none() {
             return Ok(());
         }
-        // Only a write opens the file anew and can tell whether the fault is gone; none may come by itself.
+        // Only a write opens the file anew and can tell whether the fault is gone; none may come by itself. A small one
+        // would still find its place on a disk that is too full for a sign-in.
         self.writer
             .run(|tables| {
-                tables.meta.insert(PROBE_KEY, [].as_slice())?;
+                tables.meta.insert(PROBE_KEY, [0; PROBE].as_slice())?;
                 Ok(())
             })
-            .await
+            .await?;
+        self.writer.run(|tables| Ok(tables.meta.remove(PROBE_KEY)?.is_some())).await?;
+        Ok(())
     }
 
     pub(super) fn spoiled_records(&self) -> u64 {
@@ -534,11 +540,12 @@ fn all_of(account: AccountId) -> ([u8; 48], [u8; 48]) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::atomic::Ordering;
 
     use super::super::Fault;
     use super::super::opening::FORMAT;
-    use super::super::writer::CANARY_KEY;
+    use super::super::writer::{CANARY_KEY, VERSION_KEY};
     use super::*;
     use crate::secret::Secret;
 
@@ -597,6 +604,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_system_that_became_read_only_or_fails_is_named_and_recovers() -> Outcome {
+        for (kind, says) in [
+            (io::ErrorKind::ReadOnlyFilesystem, "cannot be written"),
+            (io::ErrorKind::PermissionDenied, "check its permissions"),
+            (io::ErrorKind::QuotaExceeded, "the disk is full"),
+            (io::ErrorKind::Other, "the disk fails"),
+        ] {
+            let dir = tempfile::tempdir()?;
+            let (store, fails) = full_disk::open_where(dir.path(), ring()?, kind)?;
+            store.put_grant(ada(), &grant("before"), None).await?;
+            fails.store(true, Ordering::SeqCst);
+            let refused = store.put_grant(ada(), &grant("lost"), None).await.err();
+            let said = refused.map(|refused| refused.to_string()).unwrap_or_default();
+            assert!(said.contains("teamgate.redb: ") && said.contains(says), "{said}");
+            fails.store(false, Ordering::SeqCst);
+            store.healthy().await?;
+            let kept = store.grant(ada())?.map(|(grant, _)| grant.access_token.expose().clone());
+            assert_eq!(kept.as_deref(), Some("before"), "{kind}");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn a_record_that_does_not_open_is_absent_counted_and_swept() -> Outcome {
         let dir = tempfile::tempdir()?;
         let store = Embedded::open(dir.path(), ring()?, Entropy::system())?;
@@ -646,6 +676,11 @@ mod tests {
         let later = FORMAT + 1;
         let write = store.writer.run(move |tables| {
             tables.meta.insert(FORMAT_KEY, later.to_be_bytes().as_slice())?;
+            assert_eq!(
+                tables.meta.get(VERSION_KEY)?.map(|version| version.value().to_vec()).as_deref(),
+                Some(env!("CARGO_PKG_VERSION").as_bytes())
+            );
+            tables.meta.insert(VERSION_KEY, b"9.1.0".as_slice())?;
             tables.meta.remove(CANARY_KEY)?;
             Ok(())
         });
@@ -657,6 +692,8 @@ mod tests {
                 matches!(refused, Some(Error::NewerFormat { found, known: FORMAT, .. }) if found == later),
                 "{refused:?}"
             );
+            let said = refused.map(|refused| refused.to_string()).unwrap_or_default();
+            assert!(said.contains("format 2, written by teamgate 9.1.0; this one knows format 1"), "{said}");
         }
         Ok(())
     }

@@ -12,11 +12,14 @@ use redb::{Builder, Database, DatabaseError, ReadableTable as _};
 
 use super::Error;
 use super::record::{Acquaintance, Sealer};
-use super::writer::{CANARY_KEY, FORMAT_KEY, Home, SIGNING_KEY, Tables, fault_of};
+use super::writer::{CANARY_KEY, FORMAT_KEY, Home, SIGNING_KEY, Tables, VERSION_KEY, fault_of};
 use crate::keys::Purpose;
 
 /// The newest format that this version reads, and the one it writes.
 pub(super) const FORMAT: u32 = 1;
+
+/// Who this is, for the message of an earlier version that meets a later format.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The store, in its folder.
 pub(super) const FILE: &str = "teamgate.redb";
@@ -82,12 +85,14 @@ pub(super) fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
         let Some(format) = format else {
             tables.meta.insert(FORMAT_KEY, FORMAT.to_be_bytes().as_slice())?;
             tables.meta.insert(CANARY_KEY, sealer.canary().as_slice())?;
+            tables.meta.insert(VERSION_KEY, VERSION.as_bytes())?;
             return Ok(Admission::Granted);
         };
         // A format is a number, now and for ever; what is none is not from an earlier version.
         let found = format.as_slice().try_into().map_or(u32::MAX, u32::from_be_bytes);
         if found > FORMAT {
-            return Ok(Admission::NewerFormat(found));
+            let written_by = tables.meta.get(VERSION_KEY)?.and_then(|value| version_of(value.value()));
+            return Ok(Admission::NewerFormat { found, written_by });
         }
         let canary = tables.meta.get(CANARY_KEY)?.map(|value| value.value().to_vec());
         match sealer.know(&canary.unwrap_or_default()) {
@@ -95,12 +100,15 @@ pub(super) fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
             Acquaintance::Older => renew(tables, sealer)?,
             Acquaintance::Current => {}
         }
+        tables.meta.insert(VERSION_KEY, VERSION.as_bytes())?;
         Ok(Admission::Granted)
     });
     let file = || home.file.to_path_buf();
     match outcome {
         Ok(Admission::Granted) => Ok(()),
-        Ok(Admission::NewerFormat(found)) => Err(Error::NewerFormat { file: file(), found, known: FORMAT }),
+        Ok(Admission::NewerFormat { found, written_by }) => {
+            Err(Error::NewerFormat { file: file(), found, known: FORMAT, written_by })
+        }
         Ok(Admission::ForeignSecret) => Err(Error::ForeignSecret { file: file() }),
         Err(error @ redb::Error::Io(_)) => {
             Err(Error::Unavailable { place: Arc::clone(&home.file), fault: fault_of(&error) })
@@ -109,9 +117,16 @@ pub(super) fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
     }
 }
 
+/// What a file says of the version that had it open last: for people, so nothing but what a version is made of.
+fn version_of(value: &[u8]) -> Option<Box<str>> {
+    let is_version = |byte: &u8| byte.is_ascii_alphanumeric() || b".-+".contains(byte);
+    let text = std::str::from_utf8(value).ok()?;
+    ((1..=64).contains(&value.len()) && value.iter().all(is_version)).then(|| text.into())
+}
+
 enum Admission {
     Granted,
-    NewerFormat(u32),
+    NewerFormat { found: u32, written_by: Option<Box<str>> },
     ForeignSecret,
 }
 

@@ -42,12 +42,14 @@ pub(super) const ACCOUNTS: ByUuid = TableDefinition::new("accounts");
 pub(super) const ONCE_VALUES: OnceValues = TableDefinition::new("once");
 /// Slug → team.
 pub(super) const PINS: Pins = TableDefinition::new("pins");
-/// Format, canary, signing keys.
+/// Format, version, canary, signing keys.
 pub(super) const META: Meta = TableDefinition::new("meta");
 
 pub(super) const FORMAT_KEY: &str = "format";
 pub(super) const CANARY_KEY: &str = "canary";
 pub(super) const SIGNING_KEY: &str = "signing-keys";
+/// The version that had it open last.
+pub(super) const VERSION_KEY: &str = "written-by";
 pub(super) const PROBE_KEY: &str = "probe";
 
 /// Every table, open for writing.

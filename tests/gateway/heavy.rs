@@ -326,3 +326,15 @@ async fn under_load_no_request_fails_and_nothing_leaks() -> Checked {
     );
     Ok(())
 }
+
+/// Once the full size: `TEAMGATE_HEAVY=1 cargo test --test gateway heavy::killed -- --nocapture`. The seed is printed, and
+/// `TEAMGATE_SEED` sets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_two_hundred_times_it_remembers_what_it_said() -> Checked {
+    let began = Instant::now();
+    let (kills, time) = size((2, Duration::from_secs(20)), (200, Duration::from_secs(3600)));
+    let (killed, lost) = crate::durability::killed_often(kills, time).await?;
+    println!("killed {killed} times in {:.0?}; {lost} tokens were lost and had again", began.elapsed());
+    assert!(killed >= kills && (kills < 100 || lost > 0), "{killed} kills, {lost} lost");
+    Ok(())
+}

@@ -11,6 +11,7 @@ mod authorization;
 mod commands;
 mod directory;
 mod domains;
+mod durability;
 mod framing;
 mod grpc;
 mod handover;

@@ -20,6 +20,15 @@ use crate::keys::Keyring;
 
 /// The store in the folder `dir`, and the switch.
 pub(in super::super) fn open(dir: &Path, ring: Arc<Keyring>) -> Result<(Embedded, Arc<AtomicBool>), Error> {
+    open_where(dir, ring, io::ErrorKind::StorageFull)
+}
+
+/// The same where writing fails with `kind` while the switch is on.
+pub(in super::super) fn open_where(
+    dir: &Path,
+    ring: Arc<Keyring>,
+    kind: io::ErrorKind,
+) -> Result<(Embedded, Arc<AtomicBool>), Error> {
     let file = dir.join(FILE);
     let full = Arc::new(AtomicBool::new(false));
     let opener = {
@@ -27,7 +36,7 @@ pub(in super::super) fn open(dir: &Path, ring: Arc<Keyring>) -> Result<(Embedded
         move || {
             let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
             let backend = FileBackend::new(opened?)?;
-            builder().create_with_backend(FullDisk { file: backend, full: Arc::clone(&full) })
+            builder().create_with_backend(FullDisk { file: backend, kind, full: Arc::clone(&full) })
         }
     };
     let database = opener().map_err(|error| refused(dir, &file, error))?;
@@ -38,13 +47,14 @@ pub(in super::super) fn open(dir: &Path, ring: Arc<Keyring>) -> Result<(Embedded
 #[derive(Debug)]
 struct FullDisk {
     file: FileBackend,
+    kind: io::ErrorKind,
     full: Arc<AtomicBool>,
 }
 
 impl FullDisk {
     fn check(&self) -> io::Result<()> {
         let full = self.full.load(Ordering::SeqCst);
-        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if full { Err(self.kind.into()) } else { Ok(()) }
     }
 }
 

@@ -318,6 +318,11 @@ impl Gateway {
         self.run.open_files()
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.run.child.id()
+    }
+
     /// The process.
     pub(crate) fn process(&mut self) -> &mut Run {
         &mut self.run
