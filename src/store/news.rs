@@ -6,7 +6,7 @@ use super::redis::Follower;
 use crate::identity::AccountId;
 use crate::session::SessionKey;
 
-/// Something in the store is not as it was. The replica that did it hears of it, too.
+/// Something in the store is not as it was. The replica that did it is not told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum News {
     /// These sessions are over.

@@ -34,6 +34,7 @@ pub use self::link::{ServerFault, Settings, Tls, Topology};
 use self::scripts::Scripts;
 use super::lease::{Claim, Lease, Task};
 use super::news::News;
+use super::opening::{VERSION, version_of};
 use super::record::{Acquaintance, STAMP_LEN, Sealer};
 use super::{AccountRecord, Error, Grant, Once, Pin, Swept, Version};
 use crate::clock::Timestamp;
@@ -55,6 +56,7 @@ const TOUCHES: usize = 500;
 
 const META: &str = "meta";
 const CANARY_FIELD: &str = "canary";
+const VERSION_FIELD: &str = "version";
 const SIGNING_FIELD: &str = "signing-keys";
 
 pub(super) struct Redis {
@@ -62,6 +64,8 @@ pub(super) struct Redis {
     settings: Settings,
     scripts: Scripts,
     sealer: Sealer,
+    /// Who we are in the news, which need not be told to us.
+    origin: [u8; 8],
 }
 
 /// What is kept by key, in order.
@@ -92,7 +96,13 @@ impl Redis {
         entropy: Entropy,
     ) -> Result<Redis, Error> {
         let link = Link::new(settings.clone())?;
-        let redis = Redis { link, settings, scripts: Scripts::new(), sealer: Sealer::new(ring, entropy) };
+        let redis = Redis {
+            link,
+            settings,
+            scripts: Scripts::new(),
+            origin: entropy.bytes(),
+            sealer: Sealer::new(ring, entropy),
+        };
         redis.admit().await?;
         Ok(redis)
     }
@@ -100,28 +110,36 @@ impl Redis {
     /// Sees whether the store is ours to read, and makes a new one so.
     async fn admit(&self) -> Result<(), Error> {
         let (format, canary) = (FORMAT.to_string(), self.sealer.canary());
-        let (format, canary): (String, Vec<u8>) =
+        let (format, canary, version): (String, Vec<u8>, Vec<u8>) =
             self.link.run(&self.scripts.admit, &[self.meta()], &[format.as_bytes(), &canary]).await?;
         let file = || self.link.place.to_path_buf();
         // A format is a number, now and for ever; what is none is not from an earlier version.
         let found = format.parse().unwrap_or(u32::MAX);
         if found > FORMAT {
-            return Err(Error::NewerFormat { file: file(), found, known: FORMAT });
+            return Err(Error::NewerFormat {
+                file: file(),
+                found,
+                known: FORMAT,
+                written_by: version_of(&version),
+            });
         }
         match self.sealer.know(&canary) {
-            Acquaintance::Current => Ok(()),
-            Acquaintance::Older => self.renew().await.map(|_| ()),
-            Acquaintance::Foreign => Err(Error::ForeignSecret { file: file() }),
+            Acquaintance::Current => {}
+            Acquaintance::Older => {
+                self.renew().await?;
+            }
+            Acquaintance::Foreign => return Err(Error::ForeignSecret { file: file() }),
         }
+        self.link.ask(::redis::cmd("HSET").arg(self.meta()).arg(VERSION_FIELD).arg(VERSION)).await
     }
 
     pub(super) fn place(&self) -> &Path {
         &self.link.place
     }
 
-    /// News from every replica, this one included.
+    /// News from every other replica.
     pub(super) fn feed(&self) -> Result<Follower, Error> {
-        let follower = Follower::new(self.settings.clone(), self.stream());
+        let follower = Follower::new(self.settings.clone(), self.stream(), self.origin);
         follower.map_err(|error| self.link.unavailable(link::fault_of(&error)))
     }
 
@@ -500,7 +518,7 @@ impl Redis {
     }
 
     async fn tell(&self, news: &News) -> Result<(), Error> {
-        match feed::told(&self.stream(), news) {
+        match feed::told(&self.stream(), self.origin, news) {
             // Twice does no harm.
             Some(command) => self.link.ask(&command).await,
             None => Ok(()),

@@ -33,9 +33,13 @@ const SESSIONS: &str = "s";
 const ACCOUNT: &str = "a";
 const GRANT: &str = "g";
 const KEYS: &str = "k";
+const ORIGIN: &str = "o";
+
+/// Who tells.
+type Origin = [u8; 8];
 
 /// The command that tells `news`. A gap cannot be told.
-pub(super) fn told(stream: &[u8], news: &News) -> Option<Cmd> {
+pub(super) fn told(stream: &[u8], origin: Origin, news: &News) -> Option<Cmd> {
     let (kind, payload) = match news {
         News::SessionsEnded(keys) => (SESSIONS, keys.iter().flat_map(|key| key.0).collect()),
         News::AccountChanged(account) => (ACCOUNT, account.to_bytes().to_vec()),
@@ -44,7 +48,16 @@ pub(super) fn told(stream: &[u8], news: &News) -> Option<Cmd> {
         News::Gap => return None,
     };
     let mut command = ::redis::cmd("XADD");
-    command.arg(stream).arg("MAXLEN").arg("~").arg(KEPT).arg("*").arg(kind).arg(payload);
+    command
+        .arg(stream)
+        .arg("MAXLEN")
+        .arg("~")
+        .arg(KEPT)
+        .arg("*")
+        .arg(kind)
+        .arg(payload)
+        .arg(ORIGIN)
+        .arg(&origin);
     Some(command)
 }
 
@@ -69,6 +82,7 @@ fn read(kind: &str, payload: &[u8]) -> Option<News> {
 pub(in super::super) struct Follower {
     dialer: Dialer,
     stream: Vec<u8>,
+    origin: Origin,
     /// The connection, and the last that was read.
     at: Option<(Connection, String)>,
     waiting: VecDeque<News>,
@@ -79,9 +93,9 @@ pub(in super::super) struct Follower {
 type Reply = Option<Vec<(Value, Vec<(String, Vec<(String, Vec<u8>)>)>)>>;
 
 impl Follower {
-    pub(super) fn new(settings: super::Settings, stream: Vec<u8>) -> RedisResult<Follower> {
+    pub(super) fn new(settings: super::Settings, stream: Vec<u8>, origin: Origin) -> RedisResult<Follower> {
         let dialer = Dialer::patient(settings, SILENCE, 0)?;
-        Ok(Follower { dialer, stream, at: None, waiting: VecDeque::new(), pause: FIRST_PAUSE })
+        Ok(Follower { dialer, stream, origin, at: None, waiting: VecDeque::new(), pause: FIRST_PAUSE })
     }
 
     pub(in super::super) async fn next(&mut self) -> News {
@@ -126,9 +140,12 @@ impl Follower {
         for (id, fields) in entries {
             count += 1;
             last = id;
+            if fields.iter().any(|(name, origin)| name == ORIGIN && *origin == self.origin) {
+                continue;
+            }
             // What a later version tells and this one does not understand may matter all the same.
-            let news = fields.iter().map(|(kind, payload)| read(kind, payload).unwrap_or(News::Gap));
-            self.waiting.extend(news);
+            let news = fields.iter().filter(|(name, _)| name != ORIGIN);
+            self.waiting.extend(news.map(|(kind, payload)| read(kind, payload).unwrap_or(News::Gap)));
         }
         if count >= BATCH {
             // So far behind that the stream may have been cut in front of us.
@@ -159,7 +176,7 @@ mod tests {
             News::GrantForgotten(account),
             News::KeysChanged,
         ] {
-            let command = told(b"stream", &news);
+            let command = told(b"stream", [1; 8], &news);
             let arguments: Vec<Vec<u8>> = command
                 .iter()
                 .flat_map(|command| command.args_iter())
@@ -169,12 +186,12 @@ mod tests {
                 })
                 .collect();
             let found = match arguments.as_slice() {
-                [.., kind, payload] => read(&String::from_utf8_lossy(kind), payload),
+                [.., kind, payload, _, _] => read(&String::from_utf8_lossy(kind), payload),
                 _ => None,
             };
             assert_eq!(found, Some(news));
         }
-        assert!(told(b"stream", &News::Gap).is_none());
+        assert!(told(b"stream", [1; 8], &News::Gap).is_none());
         for (kind, payload) in [("s", &[1; 31][..]), ("a", &[1; 15]), ("z", &[])] {
             assert_eq!(read(kind, payload), None, "{kind}");
         }

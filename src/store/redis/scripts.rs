@@ -46,7 +46,7 @@ pub(super) struct Scripts {
     pub(super) touch: Lua,
     /// Where to begin (as `ZRANGEBYLEX` has it), how many. Gives keys, each with its value.
     pub(super) page: Lua,
-    /// Format, canary; `KEYS[1]` alone. Writes them if there are none; gives those that are there.
+    /// Format, canary; `KEYS[1]` alone. Writes them if there are none; gives those that are there, and the version that wrote last.
     pub(super) admit: Lua,
     /// Task, now, end; `KEYS[1]` has the leases. Gives 1 and the fence, or 0 and when the lease ends.
     pub(super) take_lease: Lua,
@@ -149,9 +149,9 @@ const ADMIT: &str = "
 local format = redis.call('HGET', KEYS[1], 'format')
 if not format then
   redis.call('HSET', KEYS[1], 'format', ARGV[1], 'canary', ARGV[2])
-  return {ARGV[1], ARGV[2]}
+  return {ARGV[1], ARGV[2], ''}
 end
-return {format, redis.call('HGET', KEYS[1], 'canary') or ''}";
+return {format, redis.call('HGET', KEYS[1], 'canary') or '', redis.call('HGET', KEYS[1], 'version') or ''}";
 
 // The fence never lags behind the clock, so that it grows even where a failover has lost the last numbers.
 const TAKE_LEASE: &str = "
