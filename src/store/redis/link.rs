@@ -23,7 +23,7 @@ use ::redis::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
 use super::super::{Error, Fault};
@@ -33,9 +33,14 @@ use crate::secret::Secret;
 /// How long a connection may take to be ready, all its steps together.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(3);
+/// How many questions are under way at once; the others wait to be let in, so that the last of a crowd has as much
+/// time for its answer as the first.
+const UNDER_WAY: usize = 128;
+/// How long one waits to be let in.
+const LET_IN: Duration = Duration::from_secs(5);
 /// How long a Cluster may look for the right node, once the wrong one was asked.
-const REDIRECTED: Duration = Duration::from_secs(4);
+const REDIRECTED: Duration = Duration::from_secs(5);
 /// The first pause after a failed attempt; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
@@ -312,6 +317,7 @@ pub(super) struct Link {
     current: RwLock<Current>,
     /// Held by whoever makes a connection.
     attempt: Mutex<Attempt>,
+    room: Semaphore,
 }
 
 #[derive(Default)]
@@ -334,7 +340,7 @@ impl Link {
         let dialer = Dialer::new(settings).map_err(|error| unavailable(&place, fault_of(&error)))?;
         let attempt =
             Attempt { not_before: Instant::now(), pause: FIRST_PAUSE, fault: ServerFault::Unreachable };
-        Ok(Link { dialer, place, current: RwLock::default(), attempt: Mutex::new(attempt) })
+        Ok(Link { dialer, place, current: RwLock::default(), attempt: Mutex::new(attempt), room: Semaphore::new(UNDER_WAY) })
     }
 
     /// Asks, and asks once more over a new connection if the one at hand turns out to be broken: for what may
@@ -387,6 +393,9 @@ impl Link {
     async fn send(&self, mut connection: Connection, command: &Cmd) -> RedisResult<Value> {
         // The client has limits of its own; this one holds whatever it does.
         let limit = ANSWER.max(REDIRECTED) + Duration::from_millis(500);
+        let Ok(_permit) = tokio::time::timeout(LET_IN, self.room.acquire()).await else {
+            return Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)));
+        };
         match tokio::time::timeout(limit, connection.req_packed_command(command)).await {
             Ok(outcome) => outcome.and_then(Value::extract_error),
             Err(_) => Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))),
