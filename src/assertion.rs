@@ -430,6 +430,7 @@ fn plain_headers(
             Field::Nickname => identity.nickname().map(Into::into),
             Field::Name => Some(identity.display_name().into()),
             Field::Groups => Some(joined.as_str().into()),
+            Field::GroupsAsOf => Some(known.membership.as_of().to_string().into()),
         });
         if let Some(value) = value {
             headers.push((name.clone(), value));

@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use self::plan::queue::{Look, Queue};
-use self::plan::{Ages, Freshness, Weather, freshness};
+use self::plan::{Ages, Bounds, Freshness, Weather, freshness};
 use self::refresh::ClientDoubt;
 use self::traffic::Governor;
 use crate::bitbucket::{Bitbucket, Endpoint, Right};
@@ -369,22 +369,21 @@ impl Directory {
         Ok(account)
     }
 
-    /// What is known, if it is young enough for a route that wants `route_max_age`. Never waits: when it will
+    /// What is known, if it is young enough for a route with `bounds`. Never waits: when it will
     /// soon be too old, the background loop is already on its way.
     pub fn believed(
         &self,
         account: &Arc<Account>,
         settings: &Arc<Settings>,
-        route_max_age: Option<Duration>,
+        bounds: Bounds,
         now: Timestamp,
     ) -> Option<Arc<Known>> {
         let known = account.known();
-        let fresh =
-            freshness(known.membership.as_of(), now, &settings.ages, route_max_age, account.weather());
+        let fresh = freshness(known.membership.as_of(), now, &settings.ages, bounds, account.weather());
         if fresh != Freshness::Young {
             self.in_use(account, settings, now);
             // The background goes by the common ages: a route with a bound of its own asks for itself.
-            if fresh == Freshness::Due && route_max_age.is_some() && self.may_ask(account, now) {
+            if fresh == Freshness::Due && bounds.max_age.is_some() && self.may_ask(account, now) {
                 self.requery(account, settings, Right::Background);
             }
         }
@@ -415,16 +414,16 @@ impl Directory {
         &self,
         account: &Arc<Account>,
         settings: &Arc<Settings>,
-        route_max_age: Option<Duration>,
+        bounds: Bounds,
         (asked_at, now): (Timestamp, Timestamp),
     ) -> Watched {
         let known = account.known();
         let as_of = known.membership.as_of();
-        let fresh = freshness(as_of, asked_at, &settings.ages, route_max_age, account.weather());
+        let fresh = freshness(as_of, asked_at, &settings.ages, bounds, account.weather());
         if fresh != Freshness::Young {
             self.in_use(account, settings, now);
         }
-        let wanted = fresh == Freshness::Stale || fresh == Freshness::Due && route_max_age.is_some();
+        let wanted = fresh == Freshness::Stale || fresh == Freshness::Due && bounds.max_age.is_some();
         let asks = wanted && self.may_ask(account, now);
         if asks {
             let right = if fresh == Freshness::Stale { Right::Waiting } else { Right::Background };
@@ -449,7 +448,7 @@ impl Directory {
         &self,
         account: &Arc<Account>,
         settings: &Arc<Settings>,
-        route_max_age: Option<Duration>,
+        bounds: Bounds,
         now: Timestamp,
     ) -> Answer {
         let asking = async {
@@ -467,7 +466,7 @@ impl Directory {
                 }
                 // Judged as of the request's arrival: what was asked for later than that is as young as can be,
                 // even where Bitbucket takes longer to answer than the route lets an answer live.
-                if let Some(known) = self.believed(account, settings, route_max_age, now) {
+                if let Some(known) = self.believed(account, settings, bounds, now) {
                     return Some(known);
                 }
             }
@@ -664,7 +663,7 @@ impl Directory {
         let mut census = Census::default();
         for account in self.accounts() {
             let as_of = account.known.load().membership.as_of();
-            match freshness(as_of, now, &settings.ages, None, Weather::Fair) {
+            match freshness(as_of, now, &settings.ages, Bounds::default(), Weather::Fair) {
                 Freshness::Young => census.young += 1,
                 Freshness::Due => census.due += 1,
                 Freshness::Stale => census.stale += 1,
@@ -795,7 +794,7 @@ mod tests {
 
         async fn answer(&self, account: &Arc<Account>, now: u64) -> Answer {
             self.clock.advance(at(now).since(self.clock.now()));
-            self.directory.answer(account, &self.settings, None, at(now)).await
+            self.directory.answer(account, &self.settings, Bounds::default(), at(now)).await
         }
     }
 
@@ -803,8 +802,8 @@ mod tests {
     async fn a_membership_too_old_to_believe_and_nobody_to_ask_is_no_answer() -> Outcome {
         let place = place(Duration::ZERO)?;
         let ann = place.ann().await?;
-        assert!(place.directory.believed(&ann, &place.settings, None, at(3_599)).is_some());
-        assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
+        assert!(place.directory.believed(&ann, &place.settings, Bounds::default(), at(3_599)).is_some());
+        assert!(place.directory.believed(&ann, &place.settings, Bounds::default(), at(3_600)).is_none());
         assert!(matches!(place.answer(&ann, 3_600).await, Answer::CannotTell { .. }));
         // Asked again at once, it does not bother Bitbucket again: it says when to come back.
         let Answer::CannotTell { retry_after, last_answer, cause: Cause::Unanswered } =
@@ -821,7 +820,7 @@ mod tests {
     async fn during_an_outage_what_was_known_is_believed_up_to_the_grace() -> Outcome {
         let place = place(Duration::from_secs(7_200))?;
         let ann = place.ann().await?;
-        assert!(place.directory.believed(&ann, &place.settings, None, at(3_600)).is_none());
+        assert!(place.directory.believed(&ann, &place.settings, Bounds::default(), at(3_600)).is_none());
         assert!(matches!(place.answer(&ann, 3_600).await, Answer::Known(_)));
         assert!(matches!(place.answer(&ann, 7_199).await, Answer::Known(_)));
         assert!(matches!(place.answer(&ann, 7_200).await, Answer::CannotTell { .. }));

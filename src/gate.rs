@@ -16,6 +16,7 @@ use http::Method;
 use http::header::ORIGIN;
 
 use crate::clock::Timestamp;
+use crate::directory::plan::Bounds;
 use crate::directory::{self, Answer, Cause, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
@@ -279,7 +280,7 @@ impl Gate {
         {
             return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::GrantLost });
         }
-        let known = match self.known(settings, &session, route, facts.now).await {
+        let known = match self.known(settings, &session, bounds(route, facts.method), facts.now).await {
             Answer::Known(known) => known,
             Answer::Ended => {
                 return Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie });
@@ -328,11 +329,13 @@ impl Gate {
         }
         let account = &admitted.session.account;
         let times = (admitted.doubtful_since.unwrap_or(now), now);
-        let known = match self.directory.watched(account, &settings.directory, route.max_age, times) {
-            Watched::Known(known) => known,
-            Watched::Asking => return Recheck::Doubtful,
-            Watched::Silence => return Recheck::Lost(Ending::CannotTell),
-        };
+        let known =
+            match self.directory.watched(account, &settings.directory, bounds(route, admitted.method), times)
+            {
+                Watched::Known(known) => known,
+                Watched::Asking => return Recheck::Doubtful,
+                Watched::Silence => return Recheck::Lost(Ending::CannotTell),
+            };
         if !settings.directory.admits(&known.membership) {
             return Recheck::Lost(Ending::NotAllowed);
         }
@@ -380,14 +383,23 @@ impl Gate {
         &self,
         settings: &Settings,
         session: &LiveSession,
-        route: &Route,
+        bounds: Bounds,
         now: Timestamp,
     ) -> Answer {
-        match self.directory.believed(&session.account, &settings.directory, route.max_age, now) {
+        match self.directory.believed(&session.account, &settings.directory, bounds, now) {
             Some(known) => Answer::Known(known),
-            None => self.directory.answer(&session.account, &settings.directory, route.max_age, now).await,
+            None => self.directory.answer(&session.account, &settings.directory, bounds, now).await,
         }
     }
+}
+
+/// How young a membership a route wants for a request with this method.
+fn bounds(route: &Route, method: &Method) -> Bounds {
+    let outage_grace = route.outage_grace.as_ref().map(|grace| match grace.methods.admit(method) {
+        true => grace.span,
+        false => Duration::ZERO,
+    });
+    Bounds { max_age: route.max_age, outage_grace }
 }
 
 /// A request that was admitted, as far as deciding on it again goes.

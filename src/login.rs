@@ -309,7 +309,10 @@ fn rounds(cookies: &cookie::Settings, facts: &Facts<'_>) -> (u8, Timestamp) {
         Some((count.parse().ok()?, Timestamp::from_unix_seconds(since.parse().ok()?)))
     });
     match parsed {
-        Some((count, since)) if facts.now.since(since) < ROUNDS_WITHIN => (count, since),
+        // One of the future would stand for ever; others can plant cookies.
+        Some((count, since)) if since <= facts.now && facts.now.since(since) < ROUNDS_WITHIN => {
+            (count, since)
+        }
         _ => (0, facts.now),
     }
 }
@@ -376,7 +379,7 @@ mod tests {
     fn arrival(host: &str, path: &str, query: Option<&str>) -> Result<Arrival, Box<dyn Error>> {
         Ok(Arrival {
             now: NOW,
-            scheme: "https".into(),
+            scheme: "https",
             host: host.into(),
             authority: host.into(),
             path: path.into(),
@@ -663,6 +666,7 @@ mod tests {
             (format!("2.{}", since(10)), Some(2)),
             (format!("2.{}", since(59)), Some(2)),
             (format!("2.{}", since(60)), None),
+            (format!("2.{}", NOW.plus(Duration::from_secs(1)).unix_seconds()), None),
             (format!("255.{}", since(0)), Some(255)),
             (format!("256.{}", since(0)), None),
             ("2".to_owned(), None),

@@ -46,6 +46,8 @@ pub struct Route {
     pub policy: Policy,
     /// How old a membership may be and still be believed here, where that is stricter than everywhere.
     pub max_age: Option<Duration>,
+    /// How old it may be while Bitbucket is down, where that differs from everywhere.
+    pub outage_grace: Option<OutageGrace>,
     /// What becomes of admitted requests.
     pub destination: Destination,
     /// What the app is told about the account.
@@ -72,6 +74,7 @@ impl Route {
             line: 0,
             policy,
             max_age: None,
+            outage_grace: None,
             destination,
             identity: IdentityOut::default(),
             allow_in_path: Oddities::NONE,
@@ -82,6 +85,15 @@ impl Route {
             body_limit: None,
         }
     }
+}
+
+/// How a route bridges an outage of Bitbucket.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutageGrace {
+    /// Up to which age a membership is believed then; zero: never past its `max_age`.
+    pub span: Duration,
+    /// For requests with these methods; none is bridged for others.
+    pub methods: Methods,
 }
 
 /// What becomes of CORS preflights.

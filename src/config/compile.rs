@@ -508,6 +508,7 @@ routes:
     teams: [ops]
     deny: [{ account: "{5e1f9b0c-94e7-4a51-8a41-1df0a2c1b3d4}" }]
     max_age: 60s
+    outage_grace: { for: 2h, methods: [GET, HEAD] }
     upstream: http://10.0.0.5:8080
     audience: the-wiki
     headers: { X-Name: "{name}" }
@@ -643,6 +644,9 @@ routes:
         ("routes.allow", "{ team: acme }, {", "{ team: ops }, {"),
         ("routes.deny", "deny: [{ account: \"{5e1f9b0c-94e7-4a51-8a41-1df0a2c1b3d4}\" }]", ""),
         ("routes.max_age", "max_age: 60s", "max_age: 61s"),
+        ("routes.outage_grace", "outage_grace: { for: 2h, methods: [GET, HEAD] }", "outage_grace: 2h"),
+        ("routes.outage_grace.for", "for: 2h", "for: 3h"),
+        ("routes.outage_grace.methods", "methods: [GET, HEAD]", "methods: [GET]"),
         ("routes.upstream", "http://10.0.0.5:8080", "https://10.0.0.5:8080"),
         (
             "routes.redirect",

@@ -695,6 +695,20 @@ impl Default for WeightedUpstream {
     }
 }
 
+/// How a route bridges outages of Bitbucket: an age alone, or with methods.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("x-short" = "for"))]
+pub struct RouteGrace {
+    /// While Bitbucket is down, answers up to this age are believed.
+    #[serde(rename = "for")]
+    #[schemars(extend("x-required" = true, "x-min" = "0s", "x-max" = "7d", "examples" = ["4h"]))]
+    pub span: Option<Span>,
+    /// For requests with these methods only; for others no outage is bridged. Unless given, for all.
+    #[schemars(extend("examples" = [["GET", "HEAD"]]))]
+    pub methods: Option<Vec<Method>>,
+}
+
 /// Which upstream a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -843,6 +857,11 @@ pub struct Route {
     /// Stricter freshness than `directory.max_age`.
     #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
     pub max_age: Option<Span>,
+    /// Another bridge over outages of Bitbucket than `directory.outage_grace`: an age up to which answers are believed
+    /// then, `0s` for none. A route with a `max_age` has none unless it says so here. `outage_grace: 4h` is short for
+    /// `outage_grace: { for: 4h }`.
+    #[schemars(extend("examples" = ["8h"]))]
+    pub outage_grace: Option<RouteGrace>,
     /// The app: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path` (a
     /// socket; relative to the folder of this file). A name is resolved every 30 s; each of its addresses is an
     /// upstream.
@@ -904,7 +923,8 @@ pub struct Route {
     /// The assertion's `aud`. Unless given, the origin under which the app is visited.
     #[schemars(extend("examples" = ["https://wiki.example.com"]))]
     pub audience: Option<Text>,
-    /// Headers of the app's own liking, made of `{email}`, `{uuid}`, `{nickname}`, `{name}` and `{groups}`. One whose
+    /// Headers of the app's own liking, made of `{email}`, `{uuid}`, `{nickname}`, `{name}`, `{groups}` and
+    /// `{groups_as_of}`, as in `X-Teamgate-Groups-As-Of: "{groups_as_of}"`. One whose
     /// field is not known of somebody is not sent; `{{` is a brace.
     #[schemars(extend("examples" = [{ "X-WEBAUTH-USER": "{email}" }]))]
     pub headers: BTreeMap<String, Text>,
@@ -930,6 +950,7 @@ impl Default for Route {
             allow: None,
             deny: None,
             max_age: None,
+            outage_grace: None,
             upstream: None,
             redirect: None,
             respond: None,

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::compile::strip::BUILT_IN;
 use super::document::{
     Admin, Assertion, Bitbucket, CertificateFiles, Condition, Directory, Document, Ejection, Files,
-    HeaderEdits, HealthCheck, Hsts, Limits, Listen, Log, Redirect, Respond, Rewrite, Route, RouteTimeouts,
-    Session, Store, StripHeaders, Tls, UpstreamTimeouts, UpstreamTls, WeightedUpstream,
+    HeaderEdits, HealthCheck, Hsts, Limits, Listen, Log, Redirect, Respond, Rewrite, Route, RouteGrace,
+    RouteTimeouts, Session, Store, StripHeaders, Tls, UpstreamTimeouts, UpstreamTls, WeightedUpstream,
 };
 use super::refused::{REFUSED, Refused};
 use super::schema::{choices, properties, resolve, schema};
@@ -27,7 +27,7 @@ struct Section {
     order: Result<String, serde_json::Error>,
 }
 
-fn sections() -> [Section; 27] {
+fn sections() -> [Section; 28] {
     fn section<T: Default + serde::Serialize>(
         title: &'static str,
         definition: Option<&'static str>,
@@ -56,6 +56,7 @@ fn sections() -> [Section; 27] {
         section::<Files>("routes[].static", Some("Files")),
         section::<Rewrite>("routes[].rewrite[]", Some("Rewrite")),
         section::<HeaderEdits>("routes[].request_headers and .response_headers", Some("HeaderEdits")),
+        section::<RouteGrace>("routes[].outage_grace", Some("RouteGrace")),
         section::<WeightedUpstream>("routes[].upstreams[]", Some("WeightedUpstream")),
         section::<HealthCheck>("routes[].health_check", Some("HealthCheck")),
         section::<Ejection>("routes[].ejection", Some("Ejection")),

@@ -37,23 +37,34 @@ pub struct Ages {
     pub outage_grace: Duration,
 }
 
-/// Judges a membership of `as_of`. `route_max_age` is the route's own bound: it can only be stricter.
+/// What one route wants besides [`Ages`]. Default: nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Bounds {
+    /// Past this age a membership is not believed here; can only be stricter.
+    pub max_age: Option<Duration>,
+    /// While Bitbucket is down, believe up to this age here; `None`: as everywhere, but for a route with a `max_age` of
+    /// its own, which keeps to that.
+    pub outage_grace: Option<Duration>,
+}
+
+/// Judges a membership of `as_of`, for a route with `bounds`.
 /// A route that wants less than `refresh_after` makes its memberships due at three quarters of its bound,
 /// so that steady use seldom waits.
 pub fn freshness(
     as_of: Timestamp,
     now: Timestamp,
     ages: &Ages,
-    route_max_age: Option<Duration>,
+    bounds: Bounds,
     weather: Weather,
 ) -> Freshness {
     let age = now.since(as_of);
-    let strict = route_max_age.map_or(ages.max_age, |own| own.min(ages.max_age));
-    let believed = match weather {
-        Weather::Fair => strict,
+    let strict = bounds.max_age.map_or(ages.max_age, |own| own.min(ages.max_age));
+    let believed = match (weather, bounds.outage_grace) {
+        (Weather::Fair, _) => strict,
+        (Weather::Outage, Some(grace)) => strict.max(grace),
         // A route that asked for its own bound keeps it, outage or not.
-        Weather::Outage if route_max_age.is_some() => strict,
-        Weather::Outage => strict.max(ages.outage_grace),
+        (Weather::Outage, None) if bounds.max_age.is_some() => strict,
+        (Weather::Outage, None) => strict.max(ages.outage_grace),
     };
     if age >= believed {
         Freshness::Stale
@@ -114,8 +125,28 @@ mod tests {
             (60, Some(60), Weather::Outage, Freshness::Stale),
             (3_600, Some(99_999), Weather::Fair, Freshness::Stale),
         ] {
-            let own = own.map(Duration::from_secs);
-            assert_eq!(freshness(at(0), at(age), &AGES, own, weather), expected, "{age} {own:?} {weather:?}");
+            let bounds = Bounds { max_age: own.map(Duration::from_secs), outage_grace: None };
+            let found = freshness(at(0), at(age), &AGES, bounds, weather);
+            assert_eq!(found, expected, "{age} {own:?} {weather:?}");
+        }
+    }
+
+    #[test]
+    fn a_route_may_bridge_outages_for_longer_shorter_or_not_at_all() {
+        for (age, own, grace, weather, believed) in [
+            (28_799, None, 28_800, Weather::Outage, true),
+            (28_800, None, 28_800, Weather::Outage, false),
+            (3_600, None, 28_800, Weather::Fair, false),
+            (3_599, None, 0, Weather::Outage, true),
+            (3_600, None, 0, Weather::Outage, false),
+            (599, Some(60), 600, Weather::Outage, true),
+            (600, Some(60), 600, Weather::Outage, false),
+            (60, Some(60), 600, Weather::Fair, false),
+        ] {
+            let outage_grace = Some(Duration::from_secs(grace));
+            let bounds = Bounds { max_age: own.map(Duration::from_secs), outage_grace };
+            let found = freshness(at(0), at(age), &AGES, bounds, weather);
+            assert_eq!(found != Freshness::Stale, believed, "{age} {own:?} {grace} {weather:?}");
         }
     }
 

@@ -150,7 +150,7 @@ impl Ticket {
 impl Attempt {
     /// A new one.
     pub fn draw(now: Timestamp, entropy: &Entropy) -> Attempt {
-        let value = format!("{}.{}", now.unix_seconds(), entropy.token::<24>());
+        let value = format!("{}.{}", now.unix_millis(), entropy.token::<24>());
         Attempt { id: entropy.token::<9>(), value }
     }
 
@@ -166,12 +166,12 @@ pub(super) fn is_of(shown: &[u8], hash: &str) -> bool {
     verify_slices_are_equal(shown.as_bytes(), hash.as_bytes()).is_ok()
 }
 
-/// When the attempt behind a cookie's value began, in seconds since 1970. Nonsense counts as the oldest, and so does what
+/// When the attempt behind a cookie's value began, in milliseconds since 1970. Nonsense counts as the oldest, and so does what
 /// has not begun yet: others can plant cookies, and theirs must not outlive ours.
 pub fn begun_at(value: &[u8], now: Timestamp) -> u64 {
     let digits = value.split(|byte| *byte == b'.').next().unwrap_or_default();
     let begun = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
-    begun.filter(|begun| *begun <= now.unix_seconds()).unwrap_or(0)
+    begun.filter(|begun| *begun <= now.unix_millis()).unwrap_or(0)
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -203,8 +203,8 @@ mod tests {
         let (state, attempt, keyring) = drawn()?;
         let matched = Ticket::open(&state, &keyring)?.check(Some(attempt.value.as_bytes()), at(599))?;
         assert_eq!(matched.return_to, "https://wiki.example.com/a?b");
-        assert_eq!(begun_at(attempt.value.as_bytes(), at(0)), 1_000_000);
-        assert_eq!(begun_at(b"1000001.planted", at(0)), 0, "not begun yet");
+        assert_eq!(begun_at(attempt.value.as_bytes(), at(0)), 1_000_000_000);
+        assert_eq!(begun_at(b"1000000001.planted", at(0)), 0, "not begun yet");
         Ok(())
     }
 

@@ -65,10 +65,13 @@ pub enum Field {
     Name,
     /// `{groups}`: joined by commas.
     Groups,
+    /// `{groups_as_of}`: when Bitbucket was asked for the groups, as RFC 3339.
+    GroupsAsOf,
 }
 
 impl Field {
-    const ALL: [Field; 5] = [Field::Email, Field::Uuid, Field::Nickname, Field::Name, Field::Groups];
+    const ALL: [Field; 6] =
+        [Field::Email, Field::Uuid, Field::Nickname, Field::Name, Field::Groups, Field::GroupsAsOf];
 
     /// As it stands between braces.
     pub const fn name(self) -> &'static str {
@@ -78,6 +81,7 @@ impl Field {
             Field::Nickname => "nickname",
             Field::Name => "name",
             Field::Groups => "groups",
+            Field::GroupsAsOf => "groups_as_of",
         }
     }
 }
@@ -96,7 +100,8 @@ pub enum BadTemplate {
     Close,
     /// A name that is none.
     #[error(
-        "`{{{0}}}` is not known of an account; there are {{email}}, {{uuid}}, {{nickname}}, {{name}} and {{groups}}"
+        "`{{{0}}}` is not known of an account; there are {{email}}, {{uuid}}, {{nickname}}, {{name}}, \
+         {{groups}} and {{groups_as_of}}"
     )]
     UnknownField(String),
     /// What no header value can hold.
@@ -197,6 +202,7 @@ mod tests {
             Field::Nickname => Some("ada".into()),
             Field::Name => Some("Ada Lövelace".into()),
             Field::Groups => Some("acme,ops/administrators".into()),
+            Field::GroupsAsOf => Some("2026-11-24T08:22:03Z".into()),
         }
     }
 
@@ -252,11 +258,13 @@ mod tests {
             ("email}", "a `}` has no `{` before it; write `{email}`, or `}}` for a brace"),
             (
                 "{mail}",
-                "`{mail}` is not known of an account; there are {email}, {uuid}, {nickname}, {name} and {groups}",
+                "`{mail}` is not known of an account; there are {email}, {uuid}, {nickname}, {name}, {groups} and \
+                 {groups_as_of}",
             ),
             (
                 "{}",
-                "`{}` is not known of an account; there are {email}, {uuid}, {nickname}, {name} and {groups}",
+                "`{}` is not known of an account; there are {email}, {uuid}, {nickname}, {name}, {groups} and \
+                 {groups_as_of}",
             ),
             ("a\nb", "a header holds visible ASCII characters and blanks between them, nothing else"),
             ("é", "a header holds visible ASCII characters and blanks between them, nothing else"),

@@ -23,12 +23,12 @@ const [gate, wiki, deploy, good] =
 const planted = [
   '__Host-teamgate=x; Domain=apps.test; Path=/; Secure',
   '__Host-teamgate=x; Domain=good.apps.test; Path=/; Secure',
-  '__Host-teamgate-over-a=99999999999.x; Domain=apps.test; Path=/; Secure',
+  '__Host-teamgate-over-a=99999999999999.x; Domain=apps.test; Path=/; Secure',
   '__Host-teamgate-rounds=2.99999999999; Domain=apps.test; Path=/; Secure',
   'teamgate=x; Domain=apps.test; Path=/; Secure',
   'teamgate=x; Domain=apps.test; Path=/.teamgate; Secure',
   'teamgate-rounds=2.99999999999; Domain=apps.test; Path=/; Secure',
-  ...Array.from({ length: 9 }, (_, number) => `teamgate-over-${number}=99999999999.x; Domain=apps.test; Path=/; Secure`),
+  ...Array.from({ length: 9 }, (_, number) => `teamgate-over-${number}=99999999999999.x; Domain=apps.test; Path=/; Secure`),
 ];
 const sibling = createServer({ cert: readFileSync(certificate), key: readFileSync(key) }, (_, answer) => {
   answer.writeHead(200, { 'content-type': 'text/html; charset=utf-8', 'set-cookie': planted });

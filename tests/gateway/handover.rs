@@ -4,8 +4,9 @@
 //! in common with it or with each other. Every host of a test is this machine.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use bitbucket_sim::EXAMPLE_CLIENT_ID;
+use bitbucket_sim::{EXAMPLE_CLIENT_ID, Fault, FaultKind};
 use serde_json::Value;
 use teamgate::clock::Timestamp;
 use teamgate::entropy::Entropy;
@@ -15,7 +16,9 @@ use url::Url;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::support::{Browser, Checked, Config, Request, Response, Setup, navigation, send};
+use crate::support::{
+    Browser, Checked, Config, Request, Response, Setup, Wire, eventually, navigation, send,
+};
 
 const ROUTES: &str = "
 - { name: own, host: 127.0.0.1, teams: [acme], upstream: $UPSTREAM }
@@ -168,6 +171,10 @@ async fn ten_hosts_are_one_session_with_a_cookie_for_each_and_end_together() -> 
         .collect();
     known.sort_unstable();
     assert_eq!(known, hosts);
+    let id = sessions[0]["id"].as_str().ok_or("no id")?;
+    let (code, shown, err) = crate::keys::teamgate(&setup, &["sessions", "show", id]).await?;
+    let line = shown.lines().find(|line| line.starts_with("handed to")).unwrap_or_default();
+    assert!(code == 0 && hosts.iter().all(|host| line.contains(host.as_str())), "{shown}{err}");
 
     // Signing out on one of them is signing out of all.
     browser.post(&at(&setup, &hosts[3], "/.teamgate/logout"), &[]).await?.expect(200)?;
@@ -277,18 +284,33 @@ async fn a_ticket_opens_at_the_host_that_it_is_for_and_at_no_other() -> Checked 
     Ok(())
 }
 
-/// The same ticket, issued `seconds` earlier: what the gateway itself would have made then.
-fn older(setup: &Setup, ticket: &str, host: &str, seconds: u64) -> Checked<String> {
+/// The same address with what is sealed in it `seconds` older: what the gateway itself would have made then.
+fn older(setup: &Setup, url: &str, place: &str, moment: &str, seconds: u64) -> Checked<String> {
     let keyring = Keyring::load(&setup.gateway.folder().join("teamgate.secret"))?;
-    let place = format!("ticket for {host}");
-    let (before, sealed) = ticket.split_once("ticket=").ok_or("no ticket")?;
+    let (before, sealed) = url.split_once('=').ok_or("nothing sealed")?;
     let plain = keyring.open(Purpose::HandOver, place.as_bytes(), &URL_SAFE_NO_PAD.decode(sealed)?)?;
     let mut value: Value = serde_json::from_slice(plain.expose())?;
-    let issued: Timestamp = serde_json::from_value(value["issued_at"].clone())?;
-    value["issued_at"] = serde_json::to_value(issued.minus(std::time::Duration::from_secs(seconds)))?;
+    let at = value.pointer_mut(moment).ok_or("no such moment")?;
+    let then: Timestamp = serde_json::from_value(at.clone())?;
+    *at = serde_json::to_value(then.minus(Duration::from_secs(seconds)))?;
     let plain = serde_json::to_vec(&value)?;
     let sealed = keyring.seal(Purpose::HandOver, place.as_bytes(), &plain, &Entropy::system());
-    Ok(format!("{before}ticket={}", URL_SAFE_NO_PAD.encode(sealed)))
+    Ok(format!("{before}={}", URL_SAFE_NO_PAD.encode(sealed)))
+}
+
+#[tokio::test]
+async fn a_request_is_good_for_ten_minutes() -> Checked {
+    let setup = setup().await?;
+    let browser = signed_in(&setup, "ben").await?;
+    let request = browser.get(&at(&setup, "wiki.test", "/late")).await?.expect(302)?.location()?;
+    let late = browser.get(&older(&setup, &request, "request", "/request/asked_at", 600)?).await?;
+    is_refused(&late)?;
+    // The way on is to ask anew.
+    let link = format!("href=\"{}\"", at(&setup, "wiki.test", "/late"));
+    assert!(late.text().contains(EXPIRED) && late.text().contains(&link), "{}", late.text());
+    let request = older(&setup, &request, "request", "/request/asked_at", 500)?;
+    browser.follow(browser.get(&request).await?).await?.expect(200)?;
+    Ok(())
 }
 
 #[tokio::test]
@@ -296,7 +318,7 @@ async fn a_ticket_is_good_for_thirty_seconds() -> Checked {
     let setup = setup().await?;
     let browser = signed_in(&setup, "ben").await?;
     let ticket = ticket_for(&browser, &at(&setup, "wiki.test", "/late")).await?;
-    let late = browser.get(&older(&setup, &ticket, "wiki.test", 30)?).await?;
+    let late = browser.get(&older(&setup, &ticket, "ticket for wiki.test", "/issued_at", 30)?).await?;
     is_refused(&late)?;
     assert!(late.text().contains(EXPIRED), "{}", late.text());
     // The page leads back to where the person was going, and nowhere near the ticket.
@@ -305,7 +327,9 @@ async fn a_ticket_is_good_for_thirty_seconds() -> Checked {
     assert!(late.text().contains(&format!("href=\"/.teamgate/login?rd={to}\"")), "{}", late.text());
     assert!(!late.text().contains("ticket="));
     // Made by the same hand and younger, it is good.
-    assert!(sets_session(&browser.get(&older(&setup, &ticket, "wiki.test", 0)?).await?));
+    assert!(sets_session(
+        &browser.get(&older(&setup, &ticket, "ticket for wiki.test", "/issued_at", 0)?).await?
+    ));
     Ok(())
 }
 
@@ -378,7 +402,7 @@ async fn cookies_that_a_sibling_plants_sign_nobody_in_and_lock_nobody_out() -> C
         "teamgate=nonsense".to_owned(),
         "teamgate=".to_owned(),
         format!("__Host-teamgate={foreign}"),
-        "teamgate-rounds=x".to_owned(),
+        "teamgate-rounds=9.99999999999".to_owned(),
     ]
     .join("; ");
     let answer = send(&navigation("GET", &url, "none").header("Cookie", &planted)).await?;
@@ -389,9 +413,9 @@ async fn cookies_that_a_sibling_plants_sign_nobody_in_and_lock_nobody_out() -> C
     let attempt =
         victim.cookies().into_iter().find(|c| c.name.starts_with("teamgate-over-")).ok_or("no attempt")?;
     let ticket = ticket_from(&victim, &asked.location()?).await?;
-    let far: Vec<String> = (0..8).map(|n| format!("teamgate-over-planted{n}=99999999999.x")).collect();
+    let far: Vec<String> = (0..8).map(|n| format!("teamgate-over-planted{n}=99999999999999.x")).collect();
     let header = format!(
-        "{planted}; {name}=1.planted; {}; {name}={}; {name}=99999999999.planted",
+        "{planted}; {name}=1.planted; {}; {name}={}; {name}=99999999999999.planted",
         far.join("; "),
         attempt.value,
         name = attempt.name,
@@ -566,13 +590,33 @@ async fn tabs_finish_in_any_order_and_the_ninth_costs_the_first() -> Checked {
     }
     let attempts = browser.cookies().into_iter().filter(|c| c.name.starts_with("teamgate-over-")).count();
     assert_eq!(attempts, 8);
-    for tab in [7, 1, 8, 2] {
+    for tab in [7, 5, 8, 6] {
         let page = browser.follow(browser.get(&requests[tab]).await?).await?;
         assert_eq!(page.expect(200)?.json()?["target"], format!("/tab/{tab}"));
     }
     // The one that was pushed out goes on as well, since the browser is signed in there by now.
     let page = browser.follow(browser.get(&requests[0]).await?).await?;
     assert_eq!(page.expect(200)?.json()?["target"], "/tab/0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_key_in_the_middle_of_a_hand_over_changes_nothing() -> Checked {
+    let setup = setup().await?;
+    let browser = signed_in(&setup, "ben").await?;
+    browser.follow(browser.get(&at(&setup, "deploy.example", "/")).await?).await?.expect(200)?;
+    let request = browser.get(&at(&setup, "wiki.test", "/page")).await?.expect(302)?.location()?;
+    crate::keys::rotate(&setup).await?;
+    setup.gateway.recorded("keys_rotated", 1).await?;
+    let ticket = ticket_from(&browser, &request).await?;
+    crate::keys::rotate(&setup).await?;
+    setup.gateway.recorded("keys_rotated", 2).await?;
+    let page = browser.follow(browser.get(&ticket).await?).await?;
+    assert_eq!(page.expect(200)?.json()?["target"], "/page");
+    // Each host's cookie is under another key, and all count.
+    for host in ["127.0.0.1", "deploy.example", "wiki.test"] {
+        assert!(is_in(&setup, &browser, host).await?, "{host}");
+    }
     Ok(())
 }
 
@@ -604,6 +648,60 @@ async fn blocked_cookies_of_the_other_host_are_explained() -> Checked {
 }
 
 #[tokio::test]
+async fn a_refresh_token_lost_in_a_crash_is_mended_from_another_host_without_a_click() -> Checked {
+    let every_second = "directory: { refresh_after: 1s }";
+    let mut setup = Setup::with(Config::default().routes(ROUTES).top(every_second)).await?;
+    let browser = signed_in(&setup, "ben").await?;
+    let url = at(&setup, "wiki.test", "/page");
+    browser.follow(browser.get(&url).await?).await?.expect(200)?;
+    setup.simulator.with(|world| {
+        world.fault(Fault::new("token.refresh", FaultKind::LostAnswer).times(1));
+        world.expire_access_tokens();
+        world.clear_requests();
+    });
+    eventually("the rotation is lost", async || {
+        browser.script(&url).await?.expect(200)?;
+        Ok(setup.simulator.count("token.refresh") == 1)
+    })
+    .await?;
+    setup.gateway.kill().await?;
+    setup.gateway.restart().await?;
+    // It takes a sign-in: with the session as it is the host would be back at once, and ask again.
+    eventually("a page goes through Bitbucket", async || {
+        let response = browser.get(&url).await?;
+        if response.status == 200 {
+            return Ok(false);
+        }
+        let page = browser.follow(response).await?;
+        assert_eq!(page.expect(200)?.json()?["target"], "/page");
+        Ok(true)
+    })
+    .await?;
+    assert_eq!((setup.simulator.count("authorize"), setup.simulator.count("token.code")), (1, 1));
+    browser.get(&url).await?.expect(200)?;
+    assert_eq!(facts(&setup).await?.len(), 1, "the session before is over");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_open_on_one_host_ends_when_its_person_signs_out_on_another() -> Checked {
+    let setup = setup().await?;
+    let browser = signed_in(&setup, "ben").await?;
+    let url = at(&setup, "wiki.test", "/events/sse");
+    browser.follow(browser.get(&at(&setup, "wiki.test", "/")).await?).await?.expect(200)?;
+    let request = Request::get(&url)
+        .header("Cookie", &browser.cookie_header(&url)?.ok_or("no cookie")?)
+        .header("Accept", "text/event-stream");
+    let mut wire = Wire::connect(setup.gateway.address()).await?;
+    wire.send(&request.bytes()).await?;
+    wire.until(b"data: hello").await?;
+    browser.post(&setup.url("/.teamgate/logout"), &[]).await?.expect(200)?;
+    wire.rest().await?;
+    assert_eq!(setup.gateway.recorded("connection_ended", 1).await?[0]["reason"], "signed_out");
+    Ok(())
+}
+
+#[tokio::test]
 async fn programs_are_told_where_to_sign_in_and_get_no_cookie() -> Checked {
     let setup = setup().await?;
     let browser = signed_in(&setup, "ben").await?;
@@ -627,11 +725,7 @@ async fn no_line_that_the_gateway_writes_has_a_ticket_or_a_cookie() -> Checked {
     browser.follow(browser.get(&ticket).await?).await?.expect(200)?;
     setup.gateway.recorded("handed_over", 1).await?;
     let session = session_at(&browser, "wiki.test").ok_or("no session")?;
-    crate::support::eventually(
-        "the access lines are written",
-        async || Ok(setup.gateway.access().len() >= 8),
-    )
-    .await?;
+    eventually("the access lines are written", async || Ok(setup.gateway.access().len() >= 8)).await?;
     let said = [setup.gateway.stdout(), setup.gateway.stderr()].concat().join("\n");
     assert!(said.contains(&format!("\"{OVER}\"")), "the path is there");
     for secret in [&request, &ticket] {

@@ -29,7 +29,7 @@ async fn keys(setup: &Setup) -> Checked<Value> {
     Ok(serde_json::from_str(&out)?)
 }
 
-async fn rotate(setup: &Setup) -> Checked<Vec<String>> {
+pub(crate) async fn rotate(setup: &Setup) -> Checked<Vec<String>> {
     let (code, out, err) = teamgate(setup, &["keys", "rotate"]).await?;
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("within seconds"), "{out}");

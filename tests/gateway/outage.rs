@@ -77,6 +77,38 @@ async fn an_outage_is_bridged_up_to_the_grace_then_admitted_and_never_signs_anyb
     Ok(())
 }
 
+/// Reading goes on for hours, writing does not; and what is shown says how old it may be.
+#[tokio::test]
+async fn a_route_bridges_an_outage_for_the_methods_that_it_names_and_says_as_of_when() -> Checked {
+    let setup = Setup::with(
+        Config::default().top("directory: { refresh_after: 1s, max_age: 2s, outage_grace: 0s }").route(
+            "name: notes, path: /notes, teams: [acme], upstream: $UPSTREAM, \
+                 outage_grace: { for: 1h, methods: [GET, HEAD] }, \
+                 headers: { X-Teamgate-Groups-As-Of: \"{groups_as_of}\" }",
+        ),
+    )
+    .await?;
+    let browser = setup.signed_in("ben").await?;
+    setup.simulator.with(|world| world.fault(Fault::new("*", FaultKind::Drop)));
+    let url = setup.url("/notes");
+    let write = async || {
+        let request = Request::new("POST", &url).header("Sec-Fetch-Site", "same-origin");
+        browser.fetch(request).await.map(|answer| answer.status)
+    };
+    eventually("elsewhere nobody can tell", async || {
+        browser.script(&url).await?.expect(200)?;
+        Ok(browser.script(&setup.url("/")).await?.status == 503)
+    })
+    .await?;
+    eventually("nothing is written any more", async || Ok(write().await? == 503)).await?;
+    let page = browser.script(&url).await?;
+    let as_of = page.expect(200)?.echoed("x-teamgate-groups-as-of")?.ok_or("it does not say as of when")?;
+    assert!(as_of.len() == 20 && as_of.ends_with('Z'), "{as_of}");
+    let forged = Request::get(&url).header("X-Teamgate-Groups-As-Of", "2099-01-01T00:00:00Z");
+    assert_eq!(browser.fetch(forged).await?.expect(200)?.echoed("x-teamgate-groups-as-of")?, Some(as_of));
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_outage_of_the_token_endpoint_is_bridged_too() -> Checked {
     let setup = Setup::with(Config::default().top("directory: { refresh_after: 1s }")).await?;

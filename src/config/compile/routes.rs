@@ -24,7 +24,7 @@ use crate::config::value::show_duration;
 use crate::membership::{Group, TeamName};
 use crate::route::oddity::{Oddities, Oddity};
 use crate::route::pattern::{HostPattern, Methods, PathPattern, Pattern};
-use crate::route::{Preflights, Route, Table};
+use crate::route::{OutageGrace, Preflights, Route, Table};
 
 pub(super) use identity::forbidden;
 use upstreams::Targets;
@@ -64,6 +64,7 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
         one.fits_its_access(policy.as_ref());
         let destination = one.destination(pattern.as_ref(), gateway, &general, &mut targets);
         let (identity, max_age, rewrite) = (one.identity(), one.max_age(), one.rewrite(pattern.as_ref()));
+        let outage_grace = one.outage_grace();
         let (request_headers, response_headers) = one.edits();
         let preflights = one.preflights(pattern.as_ref());
         let line = u32::try_from(one.findings.places.of(&one.path).line).unwrap_or(u32::MAX);
@@ -75,6 +76,7 @@ pub(super) fn routes(document: &Document, findings: &mut Findings<'_>, gateway: 
                 line,
                 policy,
                 max_age,
+                outage_grace,
                 destination,
                 identity,
                 allow_in_path: oddities(&route.allow_in_path),
@@ -319,5 +321,25 @@ impl One<'_, '_> {
             ));
         }
         Some(own)
+    }
+
+    fn outage_grace(&mut self) -> Option<OutageGrace> {
+        let told = self.route.outage_grace.as_ref()?;
+        let methods = match &told.methods {
+            None => Methods::Any,
+            Some(list) => {
+                let names = list.iter().map(|method| method.0.as_str());
+                self.parsed("outage_grace.methods", Methods::parse(names))?
+            }
+        };
+        let span = told.span.as_ref()?.0;
+        let believed = self.route.max_age.as_ref().unwrap_or(&self.document.directory.max_age).0;
+        if !span.is_zero() && span < believed && self.findings.sound(&["directory.max_age"]) {
+            self.problem("outage_grace", format!(
+                "{} is less than the age that is believed anyway ({}) and would never matter; write 0s for none, or more",
+                show_duration(span), show_duration(believed)
+            ));
+        }
+        Some(OutageGrace { span, methods })
     }
 }

@@ -99,8 +99,8 @@ impl Budget {
         self.used[right as usize]
     }
 
-    /// How many calls a second the background may make for as long as it likes: what the others leave of its share,
-    /// and a little at least.
+    /// How many calls a second the background may make for as long as it likes: what sign-ins leave of its share, and a
+    /// little at least. Calls for requests that wait are not taken off: they keep memberships young, too.
     pub fn background_rate(&mut self, now: Timestamp) -> f64 {
         self.advance(now);
         1000.0 / self.gap()
@@ -153,7 +153,7 @@ impl Budget {
 
     /// Milliseconds between two calls of the background in the long run.
     fn gap(&self) -> f64 {
-        let others = self.used[Right::SignIn as usize] + self.used[Right::Waiting as usize];
+        let others = self.used[Right::SignIn as usize];
         let share = self.background_share();
         let left = (share - f64::from(others)).max(share / 16.0) * 7.0 / 8.0;
         self.rate.per().as_secs_f64() * 1000.0 / left.max(0.5)

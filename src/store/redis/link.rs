@@ -340,7 +340,13 @@ impl Link {
         let dialer = Dialer::new(settings).map_err(|error| unavailable(&place, fault_of(&error)))?;
         let attempt =
             Attempt { not_before: Instant::now(), pause: FIRST_PAUSE, fault: ServerFault::Unreachable };
-        Ok(Link { dialer, place, current: RwLock::default(), attempt: Mutex::new(attempt), room: Semaphore::new(UNDER_WAY) })
+        Ok(Link {
+            dialer,
+            place,
+            current: RwLock::default(),
+            attempt: Mutex::new(attempt),
+            room: Semaphore::new(UNDER_WAY),
+        })
     }
 
     /// Asks, and asks once more over a new connection if the one at hand turns out to be broken: for what may

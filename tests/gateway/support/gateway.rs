@@ -25,9 +25,19 @@ pub(crate) struct Run {
 impl Run {
     /// Starts it in `folder` with `arguments`, and nothing of teamgate's in its environment but `variables`.
     pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Checked<Run> {
+        Run::start_under(&[], folder, arguments, variables)
+    }
+
+    /// The same, as the last arguments of the program `under`, which becomes it or runs it within itself.
+    pub(crate) fn start_under(
+        under: &[&str],
+        folder: &Path,
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Checked<Run> {
         let stdout = Arc::new(Mutex::new(Vec::new()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let child = spawn(folder, arguments, variables, &stdout, &stderr)?;
+        let child = spawn(under, folder, arguments, variables, &stdout, &stderr)?;
         Ok(Run { child, stdout, stderr })
     }
 
@@ -39,6 +49,11 @@ impl Run {
     /// The lines of standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How much memory it has, in KiB.
@@ -119,14 +134,16 @@ impl Drop for Run {
 }
 
 fn spawn(
+    under: &[&str],
     folder: &Path,
     arguments: &[&str],
     variables: &[(&str, String)],
     stdout: &Arc<Mutex<Vec<String>>>,
     stderr: &Arc<Mutex<Vec<String>>>,
 ) -> Checked<Child> {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).current_dir(folder).env_remove("TEAMGATE_CONFIG").env_remove("RUST_LOG");
+    let words = [under, &[PROGRAM], arguments].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir(folder).env_remove("TEAMGATE_CONFIG").env_remove("RUST_LOG");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, value) in variables {
         command.env(name, value);
@@ -183,8 +200,31 @@ impl Gateway {
         Err("no free port".into())
     }
 
+    /// Starts it in a folder that holds something already, as the last arguments of the program `under` (none: by
+    /// itself), and waits until it serves.
+    pub(crate) async fn start_in(
+        folder: TempDir,
+        under: &[&str],
+        config: &Config,
+        variables: &[(&'static str, String)],
+    ) -> Checked<Gateway> {
+        let mut gateway = Gateway::begin_in(folder, under, config, variables)?;
+        match gateway.is_ready().await? {
+            true => Ok(gateway),
+            false => Err(format!("the gateway did not start:\n{}", gateway.stderr().join("\n")).into()),
+        }
+    }
+
     fn begin(config: &Config, variables: &[(&'static str, String)]) -> Checked<Gateway> {
-        let folder = tempfile::tempdir()?;
+        Gateway::begin_in(tempfile::tempdir()?, &[], config, variables)
+    }
+
+    fn begin_in(
+        folder: TempDir,
+        under: &[&str],
+        config: &Config,
+        variables: &[(&'static str, String)],
+    ) -> Checked<Gateway> {
         let (listen, admin) = (free_address()?, free_address()?);
         let (second, third) = (free_address()?, free_address()?);
         std::fs::write(folder.path().join("teamgate.yaml"), config.text())?;
@@ -194,7 +234,7 @@ impl Gateway {
         variables.push(("SECOND", second.to_string()));
         variables.push(("THIRD", third.to_string()));
         variables.push(("ADMIN", admin.to_string()));
-        let run = Run::start(folder.path(), &["run"], &variables)?;
+        let run = Run::start_under(under, folder.path(), &["run"], &variables)?;
         Ok(Gateway { run, folder, listen, second, third, admin, variables })
     }
 
@@ -349,7 +389,7 @@ impl Gateway {
     pub(crate) async fn restart(&mut self) -> Checked {
         let (out, err) = (&self.run.stdout, &self.run.stderr);
         err.lock().unwrap_or_else(PoisonError::into_inner).push(RESTARTED.to_owned());
-        self.run.child = spawn(self.folder.path(), &["run"], &self.variables, out, err)?;
+        self.run.child = spawn(&[], self.folder.path(), &["run"], &self.variables, out, err)?;
         match self.is_ready().await? {
             true => Ok(()),
             false => Err(format!("the gateway did not start again: {:?}", self.stderr()).into()),
