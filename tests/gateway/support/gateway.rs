@@ -1,42 +1,19 @@
 //! The program as a child process.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::ops::Range;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Checked, Config, PATIENCE, eventually};
+use super::{Checked, Config, PATIENCE, eventually, free_address};
 
 /// The program that is tested.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_teamgate");
-
-/// Ports that no system gives to whoever asks for any (Linux: from 32768 on), so that nobody comes first.
-const PORTS: Range<u32> = 10_000..32_000;
-
-/// An address on loopback that nobody listens on at this moment, and that nobody else is given.
-pub(crate) fn free_address() -> Checked<SocketAddr> {
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let many = PORTS.end - PORTS.start;
-    // Another run beside this one begins elsewhere.
-    let first = std::process::id().wrapping_mul(997);
-    for _ in 0..many {
-        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % many;
-        let port = u16::try_from(PORTS.start + number)?;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => return Ok(listener.local_addr()?),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err("every port is taken".into())
-}
 
 /// The program running, whatever its command. Killed when dropped.
 pub(crate) struct Run {
@@ -394,6 +371,11 @@ impl Gateway {
     /// SIGKILL.
     pub(crate) async fn kill(&mut self) -> Checked {
         self.run.kill().await
+    }
+
+    /// SIGTERM, without waiting for the end.
+    pub(crate) fn signal_term(&self) -> Checked {
+        self.run.signal_term()
     }
 
     /// SIGTERM; waits for the end and gives the exit code.
