@@ -260,13 +260,14 @@ mod tests {
     use super::*;
     use crate::bitbucket::{Call, Notices, Outcome, Remarks, Right};
 
-    type Checked = Result<(), Box<dyn std::error::Error>>;
+    type Checked<T = ()> = Result<T, Box<dyn std::error::Error>>;
+    type Named = (Kind, Severity, &'static str);
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix_seconds(1_800_000_000 + seconds)
     }
 
-    fn needs() -> Result<Needs, Box<dyn std::error::Error>> {
+    fn needs() -> Checked<Needs> {
         Ok(Needs::new(None, &["acme".parse()?], "https://gate.example/.teamgate/callback"))
     }
 
@@ -285,10 +286,7 @@ mod tests {
         observations
     }
 
-    fn kinds(
-        observations: &Observations,
-        now: u64,
-    ) -> Result<Vec<(Kind, Severity, &'static str)>, Box<dyn std::error::Error>> {
+    fn kinds(observations: &Observations, now: u64) -> Checked<Vec<Named>> {
         let findings = findings(observations, &needs()?, at(now));
         Ok(findings.iter().map(|found| (found.kind, found.severity, found.place)).collect())
     }
