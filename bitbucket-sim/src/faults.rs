@@ -44,6 +44,15 @@ pub enum FaultKind {
     /// 200 with an HTML page instead of JSON.
     #[serde(rename = "html_200")]
     Html200,
+    /// The answer is right, and its body comes in pieces with this long between them.
+    #[serde(rename = "slow_body_ms", with = "milliseconds")]
+    SlowBody(Duration),
+    /// 200 with two mebibytes of JSON.
+    Oversized,
+    /// A page of nothing, whose `next` is on another host.
+    ForeignNext,
+    /// A page of nothing, whose `next` is itself.
+    EndlessNext,
     /// 410 as the removed endpoints answer.
     Gone,
     /// The request is served, and the connection is closed before the answer. On `token.refresh`: the rotation
@@ -109,6 +118,10 @@ mod tests {
             (r#""drop""#, FaultKind::Drop),
             (r#""truncated""#, FaultKind::Truncated),
             (r#""html_200""#, FaultKind::Html200),
+            (r#"{"slow_body_ms":20}"#, FaultKind::SlowBody(Duration::from_millis(20))),
+            (r#""oversized""#, FaultKind::Oversized),
+            (r#""foreign_next""#, FaultKind::ForeignNext),
+            (r#""endless_next""#, FaultKind::EndlessNext),
             (r#""gone""#, FaultKind::Gone),
             (r#""lost_answer""#, FaultKind::LostAnswer),
             (
