@@ -26,6 +26,7 @@ use crate::admin::{self, Admin, Api, Probes};
 use crate::assertion::{self, Assertions};
 use crate::bitbucket;
 use crate::clock::{Clock, Timestamp};
+use crate::config::compile::store::Store as Place;
 use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
 use crate::directory::background::keep_young;
@@ -35,7 +36,7 @@ use crate::keys::{self, Keyring};
 use crate::listener::admission::{self, Admission};
 use crate::listener::reload::{self, LOOK_EVERY};
 use crate::listener::{Bound, Listen, Listener};
-use crate::live::{Live, TIDY_EVERY};
+use crate::live::{Live, TIDY_EVERY, feed};
 use crate::login::Login;
 use crate::open::Open;
 use crate::open::watch::Watch;
@@ -47,6 +48,7 @@ use crate::proxy::facts::RequestIds;
 use crate::secret::Secret;
 use crate::session;
 use crate::snapshot::Current;
+use crate::store::lease::{Claim, Task};
 use crate::store::{self, Store};
 use crate::telemetry::audit::{EndReason, Event};
 use crate::telemetry::labels::Freshness;
@@ -160,8 +162,13 @@ impl App {
             compiled.admin.token.as_ref().map(|token| admin_token(token, &entropy)).transpose()?;
         let (ring, _) = Keyring::load_or_create(&compiled.secret_file, &entropy, clock.now())?;
         let ring = Arc::new(ring);
-        let store =
-            Store::open(&compiled.store_path, ring.clone(), entropy.clone(), telemetry.metrics.clone())?;
+        let (keys, draws, counts) = (ring.clone(), entropy.clone(), telemetry.metrics.clone());
+        let store = match &compiled.store {
+            Place::Embedded(folder) => Store::open(folder, keys, draws, counts)?,
+            Place::Redis(settings) => {
+                runtime.block_on(Store::connect(settings.clone(), keys, draws, counts))?
+            }
+        };
         let directory =
             Directory::new(store.clone(), clock.clone(), telemetry.clone(), runtime.handle().clone());
         let live = Live::new(store.clone(), directory.clone());
@@ -395,6 +402,8 @@ impl App {
             }
         }));
 
+        self.follow_replicas();
+
         let (store, live, health) = (self.store.clone(), self.services.live.clone(), self.health.clone());
         let mut spoiled = 0;
         self.runtime.spawn(every(Duration::from_secs(2), move || {
@@ -431,6 +440,7 @@ impl App {
             store: self.store.clone(),
             directory: self.directory.clone(),
             telemetry: self.telemetry.clone(),
+            turn: self.sweep_every() * 3 / 4,
         };
         let (current, clock) = (self.current.clone(), self.clock.clone());
         self.runtime.spawn(every(self.sweep_every(), move || {
@@ -455,6 +465,23 @@ impl App {
                 tokio::time::sleep(secret::LOOK_EVERY).await;
             }
         });
+    }
+
+    /// Hears what other replicas do.
+    fn follow_replicas(&self) {
+        let feed = match self.store.feed() {
+            Ok(feed) => feed,
+            // It was opened with the same settings.
+            Err(error) => return tracing::error!(%error, "nothing is heard of other replicas"),
+        };
+        let listener = feed::Listener {
+            live: self.services.live.clone(),
+            assertions: self.services.assertions.clone(),
+            clock: self.clock.clone(),
+            telemetry: self.telemetry.clone(),
+        };
+        let current = self.current.clone();
+        self.runtime.spawn(listener.listen(feed, move || current.load().assertion.clone()));
     }
 
     /// Often enough that what is over is gone soon after, measured by how soon things are over here.
@@ -544,6 +571,8 @@ struct Sweeper {
     store: Store,
     directory: Directory,
     telemetry: Telemetry,
+    /// How long other replicas leave it alone after one has swept.
+    turn: Duration,
 }
 
 impl Sweeper {
@@ -551,7 +580,12 @@ impl Sweeper {
     async fn sweep(&self, settings: &session::Settings, now: Timestamp) -> Result<(), store::Error> {
         // The store judges by the last use that it knows of.
         self.live.tidy(settings, now).await?;
-        let swept = self.store.sweep(now, settings).await?;
+        if let Claim::Held { .. } = self.store.take_lease(Task::Sweep, now, self.turn).await? {
+            return Ok(());
+        }
+        // What other replicas know of the last use is written a little later.
+        let as_of = if self.store.is_shared() { now.minus(TIDY_EVERY * 2) } else { now };
+        let swept = self.store.sweep(as_of, settings).await?;
         self.telemetry.metrics.sessions_ended.of(EndReason::Expired).inc_by(swept.sessions as u64);
         self.directory.forget_all_unused(now).await?;
         Ok(())
@@ -696,7 +730,8 @@ mod tests {
         let runtime = tokio::runtime::Handle::current();
         let directory = Directory::new(store.clone(), clock, telemetry.clone(), runtime);
         let live = Live::new(store.clone(), directory.clone());
-        let sweeper = Sweeper { live, store: store.clone(), directory, telemetry };
+        let turn = Duration::from_secs(1);
+        let sweeper = Sweeper { live, store: store.clone(), directory, telemetry, turn };
         let holders = async || store.accounts_with_grant(None, 10).await;
         let (ann, ben, cleo) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]), 3);
         signed_in(&sweeper, 1, 1, at(0)).await?;

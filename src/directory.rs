@@ -8,6 +8,7 @@
 //! old to be believed makes a request wait, in [`Directory::answer`].
 
 pub mod background;
+mod elsewhere;
 pub mod plan;
 pub mod refresh;
 pub mod requery;

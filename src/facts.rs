@@ -5,6 +5,7 @@
 //! gathered, in `proxy/facts`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{ACCEPT, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, Method};
@@ -36,25 +37,25 @@ pub struct Facts<'a> {
     pub request_id: &'a str,
 }
 
-/// The same, owned, without the headers: what outlives the connection's buffers.
+/// The same, owned, without the headers: what outlives the connection's buffers. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// See [`Facts::now`].
     pub now: Timestamp,
     /// See [`Facts::scheme`].
-    pub scheme: Box<str>,
+    pub scheme: &'static str,
     /// See [`Facts::host`].
-    pub host: Box<str>,
+    pub host: Arc<str>,
     /// See [`Facts::authority`].
-    pub authority: Box<str>,
+    pub authority: Arc<str>,
     /// See [`Facts::path`].
-    pub path: Box<str>,
+    pub path: Arc<str>,
     /// See [`Facts::query`].
     pub query: Option<Box<str>>,
     /// See [`Facts::client`].
     pub client: IpAddr,
     /// See [`Facts::request_id`].
-    pub request_id: Box<str>,
+    pub request_id: Arc<str>,
 }
 
 impl Arrival {
@@ -63,7 +64,7 @@ impl Arrival {
         Facts {
             now: self.now,
             method,
-            scheme: &self.scheme,
+            scheme: self.scheme,
             host: &self.host,
             authority: &self.authority,
             path: &self.path,

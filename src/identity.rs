@@ -42,12 +42,22 @@ impl FromStr for Uuid {
     }
 }
 
+impl Uuid {
+    /// As RFC 9562 §4 writes it. By hand, since a line per request has one.
+    fn hyphenated(self) -> [u8; 36] {
+        let mut text = [b'-'; 36];
+        let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+        for (place, digit) in places.zip(0_u32..) {
+            text[place] = b"0123456789abcdef"[(self.0 >> (124 - 4 * digit)) as usize & 0xf];
+        }
+        text
+    }
+}
+
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let v = self.0;
-        let part = |shift: u32, bits: u32| v >> shift & ((1 << bits) - 1);
-        let (a, b, c, d, e) = (part(96, 32), part(80, 16), part(64, 16), part(48, 16), part(0, 48));
-        write!(f, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+        let text = self.hyphenated();
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -59,6 +69,11 @@ macro_rules! uuid_newtype {
         pub struct $name(Uuid);
 
         impl $name {
+            /// As it prints: 36 characters of ASCII.
+            pub fn hyphenated(self) -> [u8; 36] {
+                self.0.hyphenated()
+            }
+
             /// As Bitbucket writes it, in braces.
             pub fn braced(self) -> String {
                 format!("{{{}}}", self.0)

@@ -6,6 +6,7 @@
 //! The map is a cache of the store: a session that is not in it is read once and stays while it is used. There may be a
 //! million of them, so one is what a request needs and no more; what its browser said of itself stays in the store.
 
+pub mod feed;
 pub mod roster;
 
 use std::net::IpAddr;
@@ -175,17 +176,20 @@ impl Live {
             return Ok(Some(session));
         }
         let here = || self.0.sessions.pin().get(&key).cloned();
-        if here().is_some_and(|session| !session.account.is_evicted() && !session.is_live(settings, now))
-            || self.revocations().of_session(&key).is_some()
-        {
-            // The store may be behind, never ahead.
+        let is_over = |session: &LiveSession| match session.over(settings, now) {
+            // The store may be behind, never ahead; but another replica may have seen it used.
+            Some(Over::Expired) if self.0.store.is_shared() => false,
+            over => over.is_some() && !session.account.is_evicted(),
+        };
+        if here().is_some_and(|session| is_over(&session)) || self.revocations().of_session(&key).is_some() {
             return Ok(None);
         }
         let Some(record) = self.0.store.session(key).await? else { return Ok(None) };
         let used_at = match here() {
+            Some(session) if is_over(&session) => return Ok(None),
             // Somebody else has read it meanwhile.
-            Some(session) if !session.account.is_evicted() => {
-                return Ok(session.is_live(settings, now).then_some(session));
+            Some(session) if !session.account.is_evicted() && session.is_live(settings, now) => {
+                return Ok(Some(session));
             }
             Some(session) => session.used_at().max(record.last_used_at),
             None => record.last_used_at,
@@ -370,7 +374,9 @@ impl Live {
         }
         self.revocations().forget(settings.lifetime, now);
         for some in used.chunks(TOUCHES) {
-            self.0.store.touch_sessions(some.to_vec()).await?;
+            let missing = self.0.store.touch_sessions(some.to_vec()).await?;
+            // Ended by another replica, whose word has not come.
+            self.ended_elsewhere(&missing, now);
             let sessions = self.0.sessions.pin();
             for (key, used_at) in some {
                 if let Some(session) = sessions.get(key) {

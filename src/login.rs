@@ -379,7 +379,7 @@ mod tests {
     fn arrival(host: &str, path: &str, query: Option<&str>) -> Result<Arrival, Box<dyn Error>> {
         Ok(Arrival {
             now: NOW,
-            scheme: "https".into(),
+            scheme: "https",
             host: host.into(),
             authority: host.into(),
             path: path.into(),

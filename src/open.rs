@@ -23,6 +23,7 @@ use crate::clock::Timestamp;
 use crate::facts::Arrival;
 use crate::gate::{Admitted, Pass};
 use crate::live::LiveSession;
+use crate::route::Route;
 pub use crate::telemetry::labels::{Ending, OpenKind as Kind};
 
 /// How long a request may take before it counts as one that stays open, unless it is a WebSocket, a stream of events
@@ -86,12 +87,12 @@ impl Line {
 /// A request of somebody who is signed in, from its admission to its end.
 pub struct Request {
     session: Arc<LiveSession>,
-    host: Box<str>,
-    path: Box<str>,
+    host: Arc<str>,
+    path: Arc<str>,
     method: Method,
-    route: Box<str>,
+    route: Arc<Route>,
     client: IpAddr,
-    request_id: Box<str>,
+    request_id: Arc<str>,
     since: Timestamp,
     line: Arc<Line>,
     kind: AtomicU8,
@@ -186,7 +187,7 @@ impl Open {
             host: arrival.host.clone(),
             path: arrival.path.clone(),
             method: method.clone(),
-            route: pass.route().name.clone(),
+            route: pass.route().clone(),
             client: arrival.client,
             request_id: arrival.request_id.clone(),
             since: arrival.now,

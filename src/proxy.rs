@@ -16,6 +16,7 @@ mod edit;
 mod exchange;
 pub mod facts;
 mod failure;
+mod heads;
 mod health;
 mod https;
 pub mod own;
@@ -37,8 +38,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderValue, Response, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -53,9 +54,10 @@ use self::awaited::Awaited;
 use self::balance::Pools;
 use self::body::{Afterwards, Meter, TooLong};
 use self::context::{Admitted, Answered, Context, NotAdmitted, Stage, UnderWay};
-use self::edit::edit_response;
-use self::facts::{Peer, Reading, RequestIds, Tls};
+use self::edit::edit;
+use self::facts::{Peer, REQUEST_ID, Reading, RequestIds, Tls};
 use self::failure::{kind_of, reason_of, status_of};
+use self::heads::{with_request_fields, with_response_fields};
 use self::patience::{Patience, Stalled, be_patient};
 use self::peer::Company;
 use self::response::{MAX_INTERIM, Nonsense, has_no_body, keep_private, settle_framing, strip_hop_by_hop};
@@ -167,6 +169,8 @@ impl Proxy {
         let (kind, line) = (streams::kind_of_request(session.req_header()), &context.conversation.line);
         context.open = self.open.enter(&pass, &reading.arrival, &session.req_header().method, kind, line);
         let awaited = Awaited::by(&session.req_header().headers);
+        // Before every attempt copies it.
+        with_request_fields(session.req_header_mut(), |_| ());
         context.stage = Stage::Admitted(Box::new(Admitted { reading, pass, outgoing, awaited, rewritten }));
         if too_long {
             let page = self.too_large(session, context);
@@ -486,8 +490,6 @@ impl ProxyHttp for Proxy {
             revocable(session.as_mut(), &context.conversation.line, patience);
         }
         let Admitted { reading, outgoing, pass, .. } = admitted;
-        // Exactly what was decided on, or what the route makes of it, whatever was sent.
-        request.set_raw_path(admitted.target().wire().as_bytes())?;
         let changes = Changes {
             edits: &pass.route().request_headers,
             prefix: admitted.rewritten.as_ref().and(pass.route().rewrite.prefix()).map(Prefix::as_str),
@@ -498,8 +500,10 @@ impl ProxyHttp for Proxy {
         };
         let (edge, cookies) = (&context.snapshot.edge, &context.snapshot.gate.cookie);
         let told = outgoing.as_ref().map_or(&[][..], |outgoing| &outgoing.headers);
-        dress(request, reading, edge, cookies, told, &changes)
+        with_request_fields(request, |fields| dress(fields, reading, edge, cookies, told, &changes))
             .map_err(|error| Error::because(ErrorType::InternalError, "a header could not be made", error))?;
+        // Exactly what was decided on, or what the route makes of it, whatever was sent.
+        request.set_raw_path(admitted.target().wire().as_bytes())?;
         let app = admitted.app().map_err(closed)?;
         exchange::close_afterwards(request, &app.timeouts)?;
         exchange::say_host(request, &app.host_header, &context.attempts)
@@ -569,22 +573,28 @@ impl ProxyHttp for Proxy {
             }
             match response.status {
                 StatusCode::SWITCHING_PROTOCOLS => context.attempts.answered(ServerError::No),
-                _ => strip_hop_by_hop(response),
+                _ => with_response_fields(response, |fields| {
+                    strip_hop_by_hop(fields);
+                    // On all others Pingora writes its own.
+                    fields.remove(CONNECTION);
+                }),
             }
             return Ok(());
         }
         let server_error = response.status.is_server_error();
         context.attempts.answered(if server_error { ServerError::Yes } else { ServerError::No });
         let admitted = context.stage.admitted().map_err(closed)?;
-        strip_hop_by_hop(response);
-        edit_response(response, &admitted.pass.route().response_headers);
-        https::insist(&context.conversation.ends.listen, response)?;
-        if let Ok(id) = http::HeaderValue::from_str(&admitted.reading.arrival.request_id) {
-            response.insert_header("x-request-id", id)?;
-        }
-        if admitted.pass.who().is_some() {
-            keep_private(response)?;
-        }
+        with_response_fields(response, |fields| {
+            strip_hop_by_hop(fields);
+            edit(fields, &admitted.pass.route().response_headers);
+            https::insist(&context.conversation.ends.listen, fields);
+            if let Ok(id) = HeaderValue::from_str(&admitted.reading.arrival.request_id) {
+                fields.insert(REQUEST_ID, id);
+            }
+            if admitted.pass.who().is_some() {
+                keep_private(fields);
+            }
+        });
         context.begun = Some(response.status);
         context.answered = has_no_body(response, &session.req_header().method);
         Ok(())

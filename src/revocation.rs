@@ -70,6 +70,12 @@ impl Revocations {
         self.0.sessions.pin().get_or_insert(key, Revocation { at: now, why, written: false });
     }
 
+    /// Says that a session is over because another replica has ended it: nothing is owed to the store.
+    pub fn note_elsewhere(&self, key: SessionKey, now: Timestamp) {
+        let revocation = Revocation { at: now, why: EndReason::Elsewhere, written: true };
+        self.0.sessions.pin().get_or_insert(key, revocation);
+    }
+
     /// Tells the store what was noted of a session. Whether it was there.
     ///
     /// # Errors

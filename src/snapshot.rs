@@ -119,21 +119,42 @@ pub struct Limits {
     pub callbacks: Option<Rate>,
 }
 
-/// Header names that no client may send to an app, folded by [`fold`].
+/// What every app is told of each request, and so nobody else tells it, unless `proxy::upstream` passes it on.
+const TOLD_BY_US: &[&str] = &[
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+];
+
+/// Header names that no client may send to an app, in whatever spelling.
 #[derive(Debug, Default)]
 pub struct Stripped {
+    /// Folded by [`fold`].
     exact: HashSet<Box<str>>,
     families: Vec<Box<str>>,
+    /// How they begin, so that most names need no folding.
+    beginnings: Beginnings,
 }
 
 impl Stripped {
-    /// From names as they are configured; one that ends in `*` means all that begin so.
+    /// From names as they are configured; one that ends in `*` means all that begin so. What we tell apps ourselves
+    /// is always among them.
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Stripped {
         let mut stripped = Stripped::default();
-        for name in names {
+        for name in names.chain(TOLD_BY_US.iter().copied()) {
             match name.strip_suffix('*') {
-                Some(beginning) => stripped.families.push(fold(beginning).into()),
+                Some(beginning) => {
+                    stripped.beginnings.enter(beginning, true);
+                    stripped.families.push(fold(beginning).into());
+                }
                 None => {
+                    stripped.beginnings.enter(name, false);
                     stripped.exact.insert(fold(name).into());
                 }
             }
@@ -141,10 +162,45 @@ impl Stripped {
         stripped
     }
 
-    /// Whether a name, folded, is one of them.
-    pub fn takes(&self, folded: &str) -> bool {
-        self.exact.contains(folded) || self.families.iter().any(|family| folded.starts_with(&**family))
+    /// Whether a name is one of them.
+    pub fn takes(&self, name: &str) -> bool {
+        if !self.beginnings.may_hold(name) {
+            return false;
+        }
+        let folded = fold(name);
+        self.exact.contains(&*folded) || self.families.iter().any(|family| folded.starts_with(&**family))
     }
+}
+
+/// The first two letters of names, folded, each pair a bit: a filter that errs on one side only.
+#[derive(Debug, Default)]
+struct Beginnings([u64; 16]);
+
+impl Beginnings {
+    fn enter(&mut self, name: &str, family: bool) {
+        match (name.as_bytes(), family) {
+            ([], true) => self.0 = [u64::MAX; 16],
+            ([first], true) => (0..=u8::MAX).for_each(|second| self.set(place(*first, second))),
+            (bytes, _) => self.set(place_of(bytes)),
+        }
+    }
+
+    fn may_hold(&self, name: &str) -> bool {
+        let place = place_of(name.as_bytes());
+        self.0[place / 64] & (1 << (place % 64)) != 0
+    }
+
+    fn set(&mut self, place: usize) {
+        self.0[place / 64] |= 1 << (place % 64);
+    }
+}
+
+fn place_of(name: &[u8]) -> usize {
+    place(name.first().copied().unwrap_or_default(), name.get(1).copied().unwrap_or_default())
+}
+
+fn place(first: u8, second: u8) -> usize {
+    (usize::from(folded(first)) * 33 + usize::from(folded(second))) % 1024
 }
 
 impl Edge {
@@ -246,9 +302,11 @@ impl Snapshot {
 /// Folds a header name the way CGI, WSGI, FastCGI and PHP do when they make variables of names: what is not a
 /// letter or a digit becomes the same character. `X_Auth_User` and `X.Auth.User` are `x-auth-user` to an app.
 pub fn fold(name: &str) -> String {
-    name.bytes()
-        .map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '-' })
-        .collect()
+    name.bytes().map(|byte| char::from(folded(byte))).collect()
+}
+
+fn folded(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 #[cfg(test)]
@@ -272,7 +330,7 @@ mod tests {
             ("X_Goog_Anything", true),
             ("x-google", false),
         ] {
-            assert_eq!(stripped.takes(&fold(name)), taken, "{name}");
+            assert_eq!(stripped.takes(name), taken, "{name}");
         }
     }
 

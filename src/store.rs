@@ -10,8 +10,10 @@
 
 mod embedded;
 pub mod lease;
+pub mod news;
 mod opening;
 mod record;
+pub mod redis;
 mod writer;
 
 use std::collections::HashMap;
@@ -21,7 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+
 use self::lease::{Claim, Lease, Task};
+use self::news::{Feed, Source};
 use crate::clock::Timestamp;
 use crate::entropy::Entropy;
 use crate::identity::{AccountId, TeamId, VerifiedIdentity};
@@ -45,6 +50,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Backend {
     Embedded(Arc<embedded::Embedded>),
+    Redis(Arc<redis::Redis>),
 }
 
 /// The Bitbucket tokens of one account.
@@ -214,6 +220,30 @@ pub enum Fault {
     /// Another process opened it while a fault was being cured.
     #[error("another process has taken it; stop that one")]
     Taken,
+    /// A server of the shared store is in the way.
+    #[error(transparent)]
+    Server(redis::ServerFault),
+}
+
+/// Asks the backend. What the file answers from memory, or reads at once, is not waited for. The way to a server is
+/// long: boxed, so that those who never go there do not carry it.
+macro_rules! ask {
+    ($store:ident.$operation:ident($($argument:expr),*)) => {
+        async {
+            match &$store.backend {
+                Backend::Embedded(backend) => backend.$operation($($argument),*).await,
+                Backend::Redis(backend) => backend.$operation($($argument),*).boxed().await,
+            }
+        }
+    };
+    (at once $store:ident.$operation:ident($($argument:expr),*)) => {
+        async {
+            match &$store.backend {
+                Backend::Embedded(backend) => backend.$operation($($argument),*),
+                Backend::Redis(backend) => backend.$operation($($argument),*).boxed().await,
+            }
+        }
+    };
 }
 
 impl Store {
@@ -237,6 +267,40 @@ impl Store {
         Ok(Store { backend: Backend::Embedded(Arc::new(embedded)), metrics })
     }
 
+    /// Opens the shared store on Redis or Valkey, and makes a new one where there is none. Everything is sealed
+    /// anew as in [`Self::open`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NewerFormat`], [`Error::ForeignSecret`], [`Error::Unavailable`].
+    pub async fn connect(
+        settings: redis::Settings,
+        ring: Arc<Keyring>,
+        entropy: Entropy,
+        metrics: Arc<Metrics>,
+    ) -> Result<Store, Error> {
+        let redis = redis::Redis::connect(settings, ring, entropy).await?;
+        Ok(Store { backend: Backend::Redis(Arc::new(redis)), metrics })
+    }
+
+    /// Whether other processes may have it open, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.backend, Backend::Redis(_))
+    }
+
+    /// What other replicas do to what this one has in memory, from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] where the settings cannot be used. A server that is away is none: the news begin
+    /// when it is back.
+    pub fn feed(&self) -> Result<Feed, Error> {
+        Ok(Feed(match &self.backend {
+            Backend::Embedded(_) => Source::Silent,
+            Backend::Redis(redis) => Source::Redis(Box::new(redis.feed()?)),
+        }))
+    }
+
     /// One on a disk that is full while the switch is on.
     #[cfg(test)]
     pub(crate) fn on_a_disk_that_fills(
@@ -246,11 +310,6 @@ impl Store {
     ) -> Result<(Store, Arc<std::sync::atomic::AtomicBool>), Error> {
         let (embedded, full) = embedded::full_disk::open(dir, ring)?;
         Ok((Store { backend: Backend::Embedded(Arc::new(embedded)), metrics }, full))
-    }
-
-    fn backend(&self) -> &embedded::Embedded {
-        let Backend::Embedded(backend) = &self.backend;
-        backend
     }
 
     /// Counts an operation, how long it took and whether it failed. A conflict is an answer, no failure.
@@ -275,45 +334,55 @@ impl Store {
 impl Store {
     /// Writes a session that has just begun.
     pub async fn put_session(&self, key: SessionKey, record: &session::Record) -> Result<(), Error> {
-        self.timed(StoreOperation::SessionWrite, self.backend().put_session(key, record)).await
+        self.timed(StoreOperation::SessionWrite, ask!(self.put_session(key, record))).await
     }
 
     /// Reads a session; whether it still counts is [`session::standing`]'s to say. In the embedded store
     /// reads do not wait for writes, and take microseconds.
     pub async fn session(&self, key: SessionKey) -> Result<Option<session::Record>, Error> {
-        self.timed(StoreOperation::SessionRead, async { self.backend().session(key) }).await
+        self.timed(StoreOperation::SessionRead, ask!(at once self.session(key))).await
     }
 
     /// Writes down when sessions were last used. The later moment wins; a session that has ended stays
-    /// ended.
-    pub async fn touch_sessions(&self, touches: Vec<(SessionKey, Timestamp)>) -> Result<(), Error> {
-        self.timed(StoreOperation::SessionWrite, self.backend().touch_sessions(touches)).await
+    /// ended, and is named in the answer.
+    pub async fn touch_sessions(
+        &self,
+        touches: Vec<(SessionKey, Timestamp)>,
+    ) -> Result<Vec<SessionKey>, Error> {
+        self.timed(StoreOperation::SessionWrite, ask!(self.touch_sessions(touches))).await
+    }
+
+    /// Which of these sessions there are not.
+    pub async fn missing_sessions(&self, keys: &[SessionKey]) -> Result<Vec<SessionKey>, Error> {
+        // Every session was used later than that: nothing is written.
+        let touches = keys.iter().map(|key| (*key, Timestamp::from_unix_millis(0))).collect();
+        self.timed(StoreOperation::SessionRead, ask!(self.touch_sessions(touches))).await
     }
 
     /// Writes down that a session was handed over to `host` ([`session::Record::add_host`]). Whether it is there:
     /// one that has ended stays ended.
     pub async fn add_session_host(&self, key: SessionKey, host: &str) -> Result<bool, Error> {
-        self.timed(StoreOperation::SessionWrite, self.backend().add_session_host(key, host)).await
+        self.timed(StoreOperation::SessionWrite, ask!(self.add_session_host(key, host))).await
     }
 
     /// Ends a session. Whether it was there.
     pub async fn end_session(&self, key: SessionKey) -> Result<bool, Error> {
-        self.timed(StoreOperation::SessionEnd, self.backend().end_session(key)).await
+        self.timed(StoreOperation::SessionEnd, ask!(self.end_session(key))).await
     }
 
     /// Ends all sessions of an account, and names them.
     pub async fn end_account_sessions(&self, account: AccountId) -> Result<Vec<SessionKey>, Error> {
-        self.timed(StoreOperation::SessionEnd, self.backend().end_account_sessions(account)).await
+        self.timed(StoreOperation::SessionEnd, ask!(self.end_account_sessions(account))).await
     }
 
     /// The sessions of an account, by key.
     pub async fn sessions_of(&self, account: AccountId) -> Result<Vec<(SessionKey, session::Record)>, Error> {
-        self.timed(StoreOperation::SessionList, async { self.backend().sessions_of(account) }).await
+        self.timed(StoreOperation::SessionList, ask!(at once self.sessions_of(account))).await
     }
 
     /// How many sessions there are; ended ones are gone, expired ones are counted until the next sweep.
     pub async fn session_count(&self) -> Result<u64, Error> {
-        self.timed(StoreOperation::SessionList, async { self.backend().session_count() }).await
+        self.timed(StoreOperation::SessionList, ask!(at once self.session_count())).await
     }
 
     /// Up to `limit` sessions by key, from the one that follows `after`. An empty page is the end.
@@ -322,18 +391,18 @@ impl Store {
         after: Option<SessionKey>,
         limit: usize,
     ) -> Result<Vec<(SessionKey, session::Record)>, Error> {
-        self.timed(StoreOperation::SessionList, async { self.backend().sessions(after, limit) }).await
+        self.timed(StoreOperation::SessionList, ask!(at once self.sessions(after, limit))).await
     }
 
     /// Uses up a value that is good once: true for exactly one caller. Refuse what has expired before asking
     /// here: after `expires_at` the value may have been forgotten.
     pub async fn consume_once(&self, kind: Once, id: [u8; 32], expires_at: Timestamp) -> Result<bool, Error> {
-        self.timed(StoreOperation::Redeem, self.backend().consume_once(kind, id, expires_at)).await
+        self.timed(StoreOperation::Redeem, ask!(self.consume_once(kind, id, expires_at))).await
     }
 
     /// Reads a grant.
     pub async fn grant(&self, account: AccountId) -> Result<Option<(Grant, Version)>, Error> {
-        self.timed(StoreOperation::GrantRead, async { self.backend().grant(account) }).await
+        self.timed(StoreOperation::GrantRead, ask!(at once self.grant(account))).await
     }
 
     /// Writes a grant. With `expected`, only over that version ([`Version::ABSENT`]: only if there is none);
@@ -344,12 +413,12 @@ impl Store {
         grant: &Grant,
         expected: Option<Version>,
     ) -> Result<Version, Error> {
-        self.timed(StoreOperation::GrantWrite, self.backend().put_grant(account, grant, expected)).await
+        self.timed(StoreOperation::GrantWrite, ask!(self.put_grant(account, grant, expected))).await
     }
 
     /// Deletes a grant, whichever it is or the one of the version `expected`. Whether it was there.
     pub async fn delete_grant(&self, account: AccountId, expected: Option<Version>) -> Result<bool, Error> {
-        self.timed(StoreOperation::GrantWrite, self.backend().delete_grant(account, expected)).await
+        self.timed(StoreOperation::GrantWrite, ask!(self.delete_grant(account, expected))).await
     }
 
     /// Up to `limit` accounts that have a grant, by uuid, from the one that follows `after`. An empty page is the
@@ -359,36 +428,41 @@ impl Store {
         after: Option<AccountId>,
         limit: usize,
     ) -> Result<Vec<AccountId>, Error> {
-        self.timed(StoreOperation::GrantRead, async { self.backend().accounts_with_grant(after, limit) })
-            .await
+        self.timed(StoreOperation::GrantRead, ask!(at once self.accounts_with_grant(after, limit))).await
     }
 
     /// Seals under the first key of the ring what is sealed under another of its keys, page by page, while
     /// everything else goes on. How many records that were. What was being written meanwhile may still have come
     /// out under an older key: ask again later.
     pub async fn renew(&self) -> Result<u64, Error> {
-        self.timed(StoreOperation::Renew, self.backend().renew()).await
+        self.timed(StoreOperation::Renew, ask!(self.renew())).await
     }
 
     /// What each key opens, keys included that the ring does not have. Reads everything: a second for a hundred
     /// thousand sessions.
     pub async fn key_use(&self) -> Result<HashMap<KeyId, KeyUse>, Error> {
-        self.timed(StoreOperation::Renew, self.backend().key_use()).await
+        self.timed(StoreOperation::Renew, ask!(self.key_use())).await
     }
 
     /// Writes what is known of an account, under its own id.
     pub async fn put_account(&self, record: &AccountRecord) -> Result<(), Error> {
-        self.timed(StoreOperation::AccountWrite, self.backend().put_account(record)).await
+        self.timed(StoreOperation::AccountWrite, ask!(self.put_account(record))).await
     }
 
     /// The same under a lease; [`Error::Conflict`] if it was released, or another has taken its task since.
     pub async fn put_account_under(&self, record: &AccountRecord, lease: &Lease) -> Result<(), Error> {
-        self.timed(StoreOperation::AccountWrite, self.backend().put_account_under(record, lease)).await
+        self.timed(StoreOperation::AccountWrite, ask!(self.put_account_under(record, lease))).await
     }
 
     /// Takes a task for `span`, unless somebody has it at `now`, this process included.
     pub async fn take_lease(&self, task: Task, now: Timestamp, span: Duration) -> Result<Claim, Error> {
-        self.timed(StoreOperation::Lease, async { Ok(self.backend().take_lease(task, now, span)) }).await
+        self.timed(StoreOperation::Lease, async {
+            match &self.backend {
+                Backend::Embedded(file) => Ok(file.leases().take(task, now, span)),
+                Backend::Redis(redis) => redis.take_lease(task, now, span).boxed().await,
+            }
+        })
+        .await
     }
 
     /// Keeps a lease until `span` after `now`, even one that has run out, as long as nobody else has taken its
@@ -399,76 +473,97 @@ impl Store {
         now: Timestamp,
         span: Duration,
     ) -> Result<Option<Lease>, Error> {
-        self.timed(StoreOperation::Lease, async { Ok(self.backend().renew_lease(lease, now, span)) }).await
+        self.timed(StoreOperation::Lease, async {
+            match &self.backend {
+                Backend::Embedded(file) => Ok(file.leases().renew(lease, now, span)),
+                Backend::Redis(redis) => redis.renew_lease(lease, now, span).boxed().await,
+            }
+        })
+        .await
     }
 
     /// Gives a lease up. Whether it was still the last one for its task.
     pub async fn release_lease(&self, lease: &Lease) -> Result<bool, Error> {
-        self.timed(StoreOperation::Lease, async { Ok(self.backend().release_lease(lease)) }).await
+        self.timed(StoreOperation::Lease, async {
+            match &self.backend {
+                Backend::Embedded(file) => Ok(file.leases().release(lease)),
+                Backend::Redis(redis) => redis.release_lease(lease).boxed().await,
+            }
+        })
+        .await
     }
 
     /// Reads what is known of an account.
     pub async fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {
-        self.timed(StoreOperation::AccountRead, async { self.backend().account(account) }).await
+        self.timed(StoreOperation::AccountRead, ask!(at once self.account(account))).await
     }
 
     /// Reads the signing keys, and the version to name when writing them. None with a version that is not
     /// [`Version::ABSENT`]: there were some, but they do not open; write new ones.
     pub async fn signing_keys(&self) -> Result<(Option<SigningKeys>, Version), Error> {
-        self.timed(StoreOperation::Keys, async { self.backend().signing_keys() }).await
+        self.timed(StoreOperation::Keys, ask!(at once self.signing_keys())).await
     }
 
     /// Writes the signing keys over the version `expected`; otherwise [`Error::Conflict`]: take the other
     /// replica's.
     pub async fn put_signing_keys(&self, keys: &SigningKeys, expected: Version) -> Result<Version, Error> {
-        self.timed(StoreOperation::Keys, self.backend().put_signing_keys(keys, expected)).await
+        self.timed(StoreOperation::Keys, ask!(self.put_signing_keys(keys, expected))).await
     }
 
     /// Every pinned slug and its team, by slug.
     pub async fn pins(&self) -> Result<Vec<(Box<str>, TeamId)>, Error> {
-        self.timed(StoreOperation::SlugPins, async { self.backend().pins() }).await
+        self.timed(StoreOperation::SlugPins, ask!(at once self.pins())).await
     }
 
     /// Pins a slug to a team, unless it is pinned.
     pub async fn pin_if_new(&self, slug: &str, team: TeamId) -> Result<Pin, Error> {
-        self.timed(StoreOperation::SlugPins, self.backend().pin_if_new(slug, team)).await
+        self.timed(StoreOperation::SlugPins, ask!(self.pin_if_new(slug, team))).await
     }
 
     /// Forgets a pin, on the operator's word. Whether it was there.
     pub async fn unpin(&self, slug: &str) -> Result<bool, Error> {
-        self.timed(StoreOperation::SlugPins, self.backend().unpin(slug)).await
+        self.timed(StoreOperation::SlugPins, ask!(self.unpin(slug))).await
     }
 
     /// Removes what is over at `now`.
     pub async fn sweep(&self, now: Timestamp, settings: &session::Settings) -> Result<Swept, Error> {
-        self.timed(StoreOperation::Sweep, self.backend().sweep(now, settings)).await
+        self.timed(StoreOperation::Sweep, ask!(self.sweep(now, settings))).await
     }
 
     /// Waits until everything that was asked for before is on disk.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.backend().flush().await
+        ask!(self.flush()).await
     }
 
     /// Writes what is waiting and closes; every later call fails with [`Error::Closed`].
     pub async fn close(&self) -> Result<(), Error> {
-        self.backend().close().await
+        match &self.backend {
+            Backend::Embedded(backend) => backend.close().await,
+            Backend::Redis(backend) => backend.close(),
+        }
     }
 
     /// Whether the store can be read and, if a write failed lately, written again. For readiness.
     pub async fn healthy(&self) -> Result<(), Error> {
-        self.backend().healthy().await
+        ask!(self.healthy()).await
     }
 
     /// How many records did not open since the start: altered, or damaged. A number that grows calls for a
     /// look at the disk.
     pub fn spoiled_records(&self) -> u64 {
-        self.backend().spoiled_records()
+        match &self.backend {
+            Backend::Embedded(backend) => backend.spoiled_records(),
+            Backend::Redis(backend) => backend.spoiled_records(),
+        }
     }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Backend::Embedded(backend) = &self.backend;
-        write!(f, "Store({})", backend.file().display())
+        let place = match &self.backend {
+            Backend::Embedded(backend) => backend.file(),
+            Backend::Redis(backend) => backend.place(),
+        };
+        write!(f, "Store({})", place.display())
     }
 }

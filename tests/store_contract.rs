@@ -2,6 +2,15 @@
 //!
 //! A backend joins by a [`Backend`] and a line with `contract!`.
 
+#[path = "store_contract/outages.rs"]
+mod outages;
+#[path = "servers/ports.rs"]
+mod ports;
+#[path = "servers/redis.rs"]
+mod redis;
+#[path = "store_contract/servers.rs"]
+mod servers;
+
 use std::error::Error;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -62,18 +71,10 @@ impl Backend for Embedded {
     }
 }
 
-macro_rules! contract {
-    ($module:ident, $backend:ty: $($promise:ident),+ $(,)?) => {
-        mod $module {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $promise() -> super::Outcome {
-                super::$promise(<$backend as super::Backend>::new()?).await
-            })+
-        }
-    };
-}
-
-contract! { embedded, super::Embedded:
+/// Runs `$run!` with the names of all promises.
+macro_rules! promises {
+    ($run:ident $($more:tt)*) => {
+        $run! { $($more)* :
     a_session_is_written_read_touched_and_ended,
     a_touch_raises_nobody_from_the_dead_and_the_later_one_wins,
     the_hosts_of_a_session_are_written_down_however_many_come_at_once,
@@ -99,6 +100,32 @@ contract! { embedded, super::Embedded:
     who_has_lost_a_lease_writes_nothing_under_it,
     fences_grow_over_a_restart,
 }
+    };
+}
+
+/// A test for each promise.
+macro_rules! contract {
+    ($module:ident, $backend:ty : $($promise:ident),+ $(,)?) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() -> super::Outcome {
+                super::$promise(<$backend as super::Backend>::new()?).await
+            })+
+        }
+    };
+}
+
+/// One promise after the other on servers that take seconds to start. `$fresh` gives each a store of its own.
+macro_rules! one_by_one {
+    ($fresh:ident : $($promise:ident),+ $(,)?) => {
+        $(
+            $promise($fresh()?).await.map_err(|error| format!("{}: {error}", stringify!($promise)))?;
+        )+
+    };
+}
+
+promises!(contract embedded, super::Embedded);
+promises!(contract one_redis, super::servers::OneRedis);
 
 fn metrics() -> Outcome<Arc<Metrics>> {
     Ok(Arc::new(Metrics::new("test", "test")?))
@@ -628,6 +655,41 @@ async fn fences_grow_over_a_restart(backend: impl Backend) -> Outcome {
             leases.push(lease);
         }
     }
+    Ok(())
+}
+
+// ── servers that take seconds to start: every promise, one after the other
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_over_tls_for_a_user_with_the_documented_rights() -> Outcome {
+    let fresh = servers::secured()?;
+    promises!(one_by_one fresh);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_under_sentinel() -> Outcome {
+    let fresh = servers::watched()?;
+    promises!(one_by_one fresh);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_on_a_cluster() -> Outcome {
+    let fresh = servers::cluster()?;
+    promises!(one_by_one fresh);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "what was not tested is said")]
+async fn every_promise_holds_on_valkey() -> Outcome {
+    if !redis::is_installed("valkey-server") {
+        println!("valkey-server is not installed: nothing is said of it here");
+        return Ok(());
+    }
+    let fresh = servers::of("valkey-server")?;
+    promises!(one_by_one fresh);
     Ok(())
 }
 

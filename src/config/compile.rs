@@ -2,7 +2,8 @@
 //!
 //! Owns: [`compile`], [`Compiled`], and what several values together must fulfil. `compile/` has the parts:
 //! `listen` (listeners and their certificates), `hosts` (the gateway's own URL, the cookie), `limits` (what clients
-//! may ask for), `routes` (who may go where), `strip` (header names), `secret_text` (secrets in files).
+//! may ask for), `routes` (who may go where), `store` (what keeps sessions), `strip` (header names), `secret_text`
+//! (secrets in files).
 //! Must not know: sockets, threads; it starts nothing.
 //!
 //! A value that is broken is reported already and stands at its default here, so every rule that compares
@@ -13,6 +14,7 @@ pub mod limits;
 pub mod listen;
 mod routes;
 pub mod secret_text;
+pub mod store;
 pub mod strip;
 
 use std::net::SocketAddr;
@@ -64,8 +66,8 @@ pub struct Compiled {
     pub cookie: Cookie,
     /// The file of the keyring; need not exist yet.
     pub secret_file: PathBuf,
-    /// The folder of the embedded store; need not exist yet.
-    pub store_path: PathBuf,
+    /// What keeps sessions and tokens.
+    pub store: store::Store,
     /// The statement to apps.
     pub assertion: Assertion,
     /// What is logged.
@@ -248,6 +250,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
     let assertion = assertion(&document, findings);
     let strip = strip::effective(&document.strip_headers, findings);
     let limits = limits::limits(&document, findings);
+    let store = store::store(&document, findings);
     let ours = routes::Gateway { listen: &addresses, admin: document.admin.address.0, cookie: &cookie };
     let routes = routes::routes(&document, findings, &ours);
     let table = routes::table(&routes, external_url.as_ref(), findings)?;
@@ -268,7 +271,7 @@ fn assemble(document: Document, findings: &mut Findings<'_>) -> Option<Compiled>
         session,
         cookie,
         secret_file: findings.path(&document.secret_file.0),
-        store_path: findings.path(&document.store.path.0),
+        store: store?,
         assertion,
         log: Log {
             format: document.log.format,
@@ -589,6 +592,7 @@ routes:
         ("contact", "mailto:ask@", "mailto:b@"),
         ("hide_requirements", "hide_requirements: true", ""),
         ("store", "store: { kind: embedded, path: kept }", ""),
+        ("store.kind", "kind: embedded, path: kept", "kind: redis, url: \"redis://r\""),
         ("store.path", "path: kept", "path: elsewhere"),
         ("assertion", ", user_claim: email", ""),
         ("assertion.header", "X-Said", "X-Told"),
@@ -776,7 +780,7 @@ routes:
             session,
             cookie,
             secret_file,
-            store_path,
+            store,
             assertion,
             log,
             strip,
@@ -792,7 +796,13 @@ routes:
         let token = token.as_ref().and_then(Token::known).map(|token| token.expose().clone());
         let secret = bitbucket.client_secret.expose().clone();
         let admin = (listen, address, token, external_url, trusted_proxies, bitbucket, secret);
-        let people = (directory, session, cookie, secret_file, store_path, assertion, log);
+        let password = match &store {
+            store::Store::Redis(settings) => {
+                settings.password.as_ref().map(|password| password.expose().clone())
+            }
+            store::Store::Embedded(_) => None,
+        };
+        let people = (directory, session, cookie, secret_file, store, password, assertion, log);
         let apps = (strip, contact, hide_requirements, kept_connections, limits, shutdown_grace, routes);
         format!("{admin:?} {people:?} {apps:?}")
     }
@@ -813,6 +823,20 @@ routes:
         }
     }
 
+    /// The same for `kind: redis`, in a file that has it.
+    const SHARED: &str = r#"{ kind: redis, urls: ["rediss://r:6380"], sentinel: m, username: u, password: p, ca: redis.pem, prefix: gate }"#;
+    const SHARED_CHANGES: &[(&str, &str, &str)] = &[
+        ("store.url", "urls: [\"rediss://r:6380\"]", "url: \"rediss://r:6381\""),
+        ("store.urls", "[\"rediss://r:6380\"]", "[\"rediss://r:6380\", \"rediss://s\"]"),
+        ("store.sentinel", "sentinel: m,", "sentinel: other,"),
+        ("store.cluster", "sentinel: m,", "cluster: true,"),
+        ("store.username", "username: u", "username: v"),
+        ("store.password", "password: p", "password: q"),
+        ("store.password_file", "password: p", "password_file: file"),
+        ("store.ca", "ca: redis.pem", "ca: other.pem"),
+        ("store.prefix", "prefix: gate", "prefix: door"),
+    ];
+
     /// threat 73: an option that is parsed and not applied.
     #[test]
     fn every_key_has_an_effect() -> Tested {
@@ -823,11 +847,17 @@ routes:
             let after = compiled(&changed).map_err(|problem| format!("{path}: {problem}"))?;
             assert_ne!(told(after), before, "{path} changes nothing");
         }
+        let full = FULL.replace("{ kind: embedded, path: kept }", SHARED);
+        let before = told(compiled(&full)?);
+        for (path, from, to) in SHARED_CHANGES {
+            assert_eq!(full.matches(from).count(), 1, "{path}: {from}");
+            let after = compiled(&full.replace(from, to)).map_err(|problem| format!("{path}: {problem}"))?;
+            assert_ne!(told(after), before, "{path} changes nothing");
+        }
         let mut known = BTreeSet::new();
         paths(schema(), "", &mut known);
-        // one kind so far: it cannot be changed
-        known.remove("store.kind");
-        let changed: BTreeSet<String> = CHANGES.iter().map(|(path, ..)| (*path).to_owned()).collect();
+        let changed: BTreeSet<String> =
+            CHANGES.iter().chain(SHARED_CHANGES).map(|(path, ..)| (*path).to_owned()).collect();
         assert_eq!(known, changed);
         Ok(())
     }
@@ -837,7 +867,9 @@ routes:
         let text = FULL.replace("client_secret: s3cret", "client_secret_file: /run/secret");
         let compiled = compiled(&text)?;
         assert_eq!(compiled.secret_file, Path::new("/etc/teamgate/keys"));
-        assert_eq!(compiled.store_path, Path::new("/etc/teamgate/kept"));
+        assert!(
+            matches!(compiled.store, store::Store::Embedded(path) if path == Path::new("/etc/teamgate/kept"))
+        );
         assert_eq!(compiled.bitbucket.client_secret.expose(), "from /run/secret");
         assert_eq!(
             compiled.admin.token.as_ref().and_then(Token::known).map(|t| t.expose().as_str()),

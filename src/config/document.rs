@@ -343,19 +343,64 @@ pub enum SameSite {
     None,
 }
 
-/// Where sessions and tokens are kept.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+/// Where sessions and tokens are kept. docs/operations.md helps to choose.
+#[derive(Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// What keeps them.
+    /// What keeps them. All keys below but `path` are for `redis`.
     pub kind: StoreKind,
     /// The folder of the embedded store; created with mode 0700.
     pub path: Text,
+    /// The Redis or Valkey server: `redis://host:6379`, or `rediss://` with TLS; `/2` at the end for another database
+    /// than 0. User and password have keys of their own.
+    #[schemars(extend("examples" = ["rediss://redis.example.com:6379"]))]
+    pub url: Option<Text>,
+    /// Several: Sentinels, with `sentinel`, or some nodes of a Cluster, with `cluster`.
+    #[schemars(extend("examples" = [["redis://10.0.0.1:26379", "redis://10.0.0.2:26379"]]))]
+    pub urls: Vec<Text>,
+    /// What the Sentinels call the group of servers whose master is to be used.
+    #[schemars(extend("examples" = ["mymaster"]))]
+    pub sentinel: Option<Text>,
+    /// The servers are nodes of a Redis Cluster; those that are not named are found.
+    pub cluster: bool,
+    /// The user of an access list. Unless given: the server's default user.
+    #[schemars(extend("examples" = ["teamgate"]))]
+    pub username: Option<Text>,
+    /// The password. With `sentinel` it is that of the servers; the Sentinels are asked without one.
+    #[schemars(extend("x-secret" = true, "examples" = ["$REDIS_PASSWORD"]))]
+    pub password: Option<Text>,
+    /// A file whose first line is the password.
+    #[schemars(extend("examples" = ["/run/secrets/redis"]))]
+    pub password_file: Option<Text>,
+    /// A PEM file with the authorities that may vouch for the servers, instead of the system's.
+    #[schemars(extend("examples" = ["redis-ca.pem"]))]
+    pub ca: Option<Text>,
+    /// What the names of all keys begin with: two installations can share a server.
+    pub prefix: Text,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { kind: StoreKind::Embedded, path: Text("./state".into()) }
+        Store {
+            kind: StoreKind::Embedded,
+            path: Text("./state".into()),
+            url: None,
+            urls: Vec::new(),
+            sentinel: None,
+            cluster: false,
+            username: None,
+            password: None,
+            password_file: None,
+            ca: None,
+            prefix: Text("teamgate".into()),
+        }
+    }
+}
+
+/// Without the password.
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("kind", &self.kind).field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -366,6 +411,8 @@ impl Default for Store {
 pub enum StoreKind {
     /// One file, no server; one replica.
     Embedded,
+    /// Redis or Valkey; as many replicas as you like.
+    Redis,
 }
 
 /// The JWT for apps.

@@ -31,12 +31,6 @@ pub(super) const REFUSED: &[Refused] = &[
         word: None,
         message: "is no key: without it whoever stands between gateway and app could read and change everything; name the app's own authority as `ca`, and `server_name` where the certificate is for another name",
     },
-    Refused { path: "store.kind", word: Some("redis"), message: "is not supported yet; use `embedded`" },
-    Refused {
-        path: "store.url",
-        word: None,
-        message: "is not supported yet; `kind: embedded` needs `path` only",
-    },
     Refused {
         path: ".repository",
         word: None,

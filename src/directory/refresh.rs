@@ -95,11 +95,21 @@ impl Asking<'_> {
             Ok(tokens) => {
                 let fresh = into_grant(tokens, inner.clock.now(), grant.refresh_token);
                 outcomes.inc(RefreshOutcome::Ok);
-                return match inner.store.put_grant(id, &fresh, Some(version)).await {
-                    Ok(version) => Ok(Traded::Done(fresh, version)),
-                    Err(store::Error::Conflict) => self.current(id).await,
-                    Err(error) => Err(error.into()),
-                };
+                let mut over = version;
+                loop {
+                    match inner.store.put_grant(id, &fresh, Some(over)).await {
+                        Ok(version) => return Ok(Traded::Done(fresh, version)),
+                        Err(store::Error::Conflict) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    let (current, there) = inner.store.grant(id).await?.ok_or(NO_GRANT)?;
+                    if current.refresh_token.as_ref().map(Secret::expose) != Some(refresh_token.expose()) {
+                        return Ok(judged(current, there, inner.clock.now()));
+                    }
+                    // A replica that took this one for dead has noted that it tries the same token. That is spent:
+                    // what came for it is all that there is.
+                    over = there;
+                }
             }
             Err(error) => error,
         };

@@ -224,9 +224,19 @@ impl Asking<'_> {
 
     /// Waits for the answer that another has asked for.
     async fn others_answer(&self, account: &Account) -> Result<Known, Setback> {
+        let before = account.known().membership.as_of();
         let written_down = async {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
+                // News of it may have been faster.
+                let known = account.known();
+                if known.membership.as_of() > before {
+                    return Ok(Known {
+                        identity: known.identity.clone(),
+                        profile_as_of: known.profile_as_of,
+                        membership: known.membership.clone(),
+                    });
+                }
                 if let Some(known) = self.written_down(account).await? {
                     return Ok(known);
                 }

@@ -495,7 +495,7 @@ mod tests {
 
         let over = turn.plus(wanted.keep_after);
         assert_eq!(second.plan(over.minus(Duration::from_millis(1)), &wanted), Plan::default());
-        assert_eq!(second.plan(over, &wanted).drop, [first.signer(START).kid().into()]);
+        assert_eq!(second.plan(over, &wanted).drop, [Box::from(first.signer(START).kid())]);
         Ok(())
     }
 

@@ -129,7 +129,7 @@ impl Watch {
         let event = Event::ConnectionEnded {
             account: request.session.account.id(),
             session: request.session.key,
-            route: request.route.to_string(),
+            route: request.route.name.to_string(),
             kind: request.kind(),
             reason: ending,
             open_seconds: now.since(request.since).as_secs(),
@@ -306,7 +306,7 @@ mod tests {
         ) -> Outcome<(Arc<Line>, Option<Entered>)> {
             let arrival = Arrival {
                 now: at(0),
-                scheme: "http".into(),
+                scheme: "http",
                 host: "wiki.example.com".into(),
                 authority: "wiki.example.com".into(),
                 path: path.into(),

@@ -6,10 +6,8 @@
 mod files;
 
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -17,7 +15,8 @@ use pingora::{Error, ErrorType, Result};
 
 use super::body::{Afterwards, after_an_answer, before_an_answer};
 use super::context::Admitted;
-use super::edit::edit_response;
+use super::edit::edit;
+use super::facts::REQUEST_ID;
 use super::response::keep_private;
 use super::{https, own};
 use crate::facts::shape;
@@ -66,17 +65,17 @@ pub(super) async fn write(
     match outcome {
         Outcome::Page(page) => own::write(session, page, Afterwards::GoOn).await,
         Outcome::Answer(answer) => {
-            let (parts, body) = answer.into_parts();
-            let mut header = head(&parts, admitted)?;
-            https::insist(&conversation.ends.listen, &mut header)?;
-            stream(session, header, body, &conversation.line).await
+            let (mut parts, body) = answer.into_parts();
+            finish(&mut parts.headers, admitted);
+            https::insist(&conversation.ends.listen, &mut parts.headers);
+            stream(session, parts.into(), body, &conversation.line).await
         }
     }
 }
 
 fn elsewhere(redirect: &Redirect, admitted: &Admitted) -> Response<Body> {
     let arrival = &admitted.reading.arrival;
-    let here = Here { scheme: &arrival.scheme, host: &arrival.host };
+    let here = Here { scheme: arrival.scheme, host: &arrival.host };
     let location = redirect.location(&here, admitted.target());
     let mut answer = Response::new(whole(Bytes::new()));
     *answer.status_mut() = redirect.status;
@@ -107,24 +106,20 @@ fn whole(bytes: Bytes) -> Body {
 }
 
 /// What every answer carries, the route's own wishes, and then who may keep a copy.
-fn head(parts: &http::response::Parts, admitted: &Admitted) -> Result<ResponseHeader> {
-    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 4))?;
-    for (name, value) in &parts.headers {
-        header.append_header(name.clone(), value.clone())?;
-    }
+fn finish(fields: &mut HeaderMap, admitted: &Admitted) {
     let protected = admitted.pass.who().is_some();
-    if protected && !header.headers.contains_key(CACHE_CONTROL) {
-        // Kept, but asked about each time: whoever loses access does not go on reading what a browser kept.
-        header.insert_header(CACHE_CONTROL, "private, no-cache")?;
-    }
-    edit_response(&mut header, &admitted.pass.route().response_headers);
     if protected {
-        keep_private(&mut header)?;
+        // Kept, but asked about each time: whoever loses access does not go on reading what a browser kept.
+        let asked = HeaderValue::from_static("private, no-cache");
+        fields.entry(CACHE_CONTROL).or_insert(asked);
+    }
+    edit(fields, &admitted.pass.route().response_headers);
+    if protected {
+        keep_private(fields);
     }
     if let Ok(id) = HeaderValue::from_str(&admitted.reading.arrival.request_id) {
-        header.insert_header(HeaderName::from_static("x-request-id"), id)?;
+        fields.insert(REQUEST_ID, id);
     }
-    Ok(header)
 }
 
 /// Writes piece by piece: no more of a file is in memory than the client has yet to take.

@@ -4,9 +4,10 @@
 //! Must not know: routes, sessions.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Version};
 use pingora::http::RequestHeader;
 
@@ -18,6 +19,9 @@ use crate::route::host::canonical_host;
 use crate::route::refusal::Refusal;
 use crate::route::target::{Target, canonical, origin_form};
 use crate::snapshot::{Edge, Limits};
+
+/// Names the request, to apps and to whoever asked.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the connection says about the client.
 #[derive(Clone, Copy, Debug)]
@@ -102,22 +106,28 @@ pub fn read(
 ) -> Result<Reading, (Unreadable, Box<Arrival>)> {
     let via = if edge.trusts(peer.address) { Via::TrustedProxy } else { Via::Direct };
     let request_id = match via {
-        Via::TrustedProxy => inbound_id(&header.headers).map_or_else(|| ids.next(), Box::from),
+        Via::TrustedProxy => inbound_id(&header.headers).map_or_else(|| ids.next(), Arc::from),
         Via::Direct => ids.next(),
     };
     let mut arrival = Arrival {
         now,
-        scheme: edge.external_url.scheme().into(),
-        host: "".into(),
-        authority: edge.external_url.host_str().unwrap_or("").into(),
-        path: "/".into(),
+        scheme: if edge.external_url.scheme() == "https" { "https" } else { "http" },
+        host: Arc::default(),
+        authority: Arc::default(),
+        path: Arc::default(),
         query: None,
         client: client(&header.headers, peer.address, edge),
         request_id,
     };
     let target = match understand(header, head, &edge.limits, &mut arrival) {
         Ok(target) => target,
-        Err(unreadable) => return Err((unreadable, Box::new(arrival))),
+        Err(unreadable) => {
+            arrival.path = "/".into();
+            if arrival.authority.is_empty() {
+                arrival.authority = edge.external_url.host_str().unwrap_or_default().into();
+            }
+            return Err((unreadable, Box::new(arrival)));
+        }
     };
     let proto = match (peer.tls, via) {
         (Tls::Yes, _) => "https",
@@ -171,7 +181,7 @@ fn understand(
     arrival.host = host.name.as_ref().into();
     arrival.authority = match host.port {
         Some(port) => format!("{}:{port}", host.name).into(),
-        None => host.name.as_ref().into(),
+        None => arrival.host.clone(),
     };
     let origin = origin_form(header.raw_path(), authority)?;
     if origin.len() > limits.target_bytes {
@@ -226,7 +236,7 @@ fn framing(headers: &HeaderMap, head: &[u8]) -> Result<(), Unreadable> {
 
 /// Whether a line ends in a line feed alone, which Pingora's parser takes.
 fn bare_line_feed(head: &[u8]) -> bool {
-    head.split(|byte| *byte == b'\n').rev().skip(1).any(|line| !line.ends_with(b"\r"))
+    memchr::memchr_iter(b'\n', head).any(|end| end == 0 || head[end - 1] != b'\r')
 }
 
 fn names_a_length(head: &[u8]) -> bool {
@@ -274,7 +284,7 @@ fn forwarded_proto(headers: &HeaderMap) -> Option<&str> {
 
 /// An id that a proxy of ours gave the request: only one, and only of a shape that is safe everywhere.
 fn inbound_id(headers: &HeaderMap) -> Option<&str> {
-    let mut ids = headers.get_all("x-request-id").iter();
+    let mut ids = headers.get_all(REQUEST_ID).iter();
     let (id, None) = (ids.next()?.to_str().ok()?, ids.next()) else { return None };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then_some(id)
@@ -295,10 +305,13 @@ impl RequestIds {
     }
 
     /// The next name.
-    pub fn next(&self) -> Box<str> {
+    pub fn next(&self) -> Arc<str> {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         // An odd multiplier visits every number once, and neighbours do not look alike.
-        format!("{:016x}{:016x}", self.process, count.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into()
+        let name = u128::from(self.process) << 64 | u128::from(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let digits: [u8; 32] =
+            std::array::from_fn(|place| b"0123456789abcdef"[(name >> (124 - 4 * place)) as usize & 0xf]);
+        str::from_utf8(&digits).unwrap_or_default().into()
     }
 }
 
@@ -614,7 +627,7 @@ mod tests {
             let reading = read_from(peer, ("GET", "/", &all))??;
             assert_eq!(reading.proto, *proto, "{peer} {fields:?}");
             // What links and cookies are made of is the configuration's, whoever says what.
-            assert_eq!(&*reading.arrival.scheme, "https");
+            assert_eq!(reading.arrival.scheme, "https");
         }
         Ok(())
     }
@@ -647,7 +660,7 @@ mod tests {
     fn request_names_are_unique_and_have_the_shape_of_trace_ids() {
         let entropy = Entropy::system();
         let (one, other) = (RequestIds::new(&entropy), RequestIds::new(&entropy));
-        let names: HashSet<Box<str>> = (0..2_000).flat_map(|_| [one.next(), other.next()]).collect();
+        let names: HashSet<Arc<str>> = (0..2_000).flat_map(|_| [one.next(), other.next()]).collect();
         assert_eq!(names.len(), 4_000);
         for name in &names {
             assert_eq!(name.len(), 32, "{name}");

@@ -4,11 +4,8 @@
 //! Must not know: sessions, routes beyond the names of their hosts.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::STRICT_TRANSPORT_SECURITY;
-use pingora::Result;
-use pingora::http::ResponseHeader;
-
+use http::{HeaderMap, Response};
 use pingora::http::RequestHeader;
 
 use super::facts::Reading;
@@ -55,11 +52,8 @@ fn location(snapshot: &Snapshot, host: &str, target: &str) -> Option<String> {
 
 /// Tells browsers to come back by https, where the answer goes over TLS. What an app says itself stays: two
 /// such fields would be one too many (RFC 6797 §8.1 takes the first).
-pub(super) fn insist(listen: &Listen, answer: &mut ResponseHeader) -> Result<()> {
-    match &listen.hsts {
-        Some(hsts) if !answer.headers.contains_key(STRICT_TRANSPORT_SECURITY) => {
-            answer.insert_header(STRICT_TRANSPORT_SECURITY, hsts.clone())
-        }
-        _ => Ok(()),
+pub(super) fn insist(listen: &Listen, answer: &mut HeaderMap) {
+    if let Some(hsts) = &listen.hsts {
+        answer.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
     }
 }

@@ -130,24 +130,21 @@ pub async fn write(
     answer: Response<Bytes>,
     afterwards: Afterwards,
 ) -> pingora::Result<()> {
-    let (parts, body) = answer.into_parts();
+    let (mut parts, body) = answer.into_parts();
     let without_body = session.req_header().method == Method::HEAD
         || parts.status == StatusCode::NO_CONTENT
         || parts.status == StatusCode::NOT_MODIFIED;
-    let mut header = ResponseHeader::build(parts.status, Some(parts.headers.len() + 2))?;
-    for (name, value) in &parts.headers {
-        header.append_header(name.clone(), value.clone())?;
-    }
+    let fields = &mut parts.headers;
     // A HEAD is told the length of what it did not get, or nothing; a gRPC answer has no message to announce.
-    let length_known =
-        header.headers.contains_key(CONTENT_LENGTH) || header.headers.contains_key("grpc-status");
+    let length_known = fields.contains_key(CONTENT_LENGTH) || fields.contains_key("grpc-status");
     if !length_known && !without_body {
-        header.insert_header(CONTENT_LENGTH, body.len().to_string())?;
+        fields.insert(CONTENT_LENGTH, body.len().into());
     }
     let rest = before_an_answer(session, afterwards);
     if let Some(conversation) = here() {
-        https::insist(&conversation.ends.listen, &mut header)?;
+        https::insist(&conversation.ends.listen, fields);
     }
+    let header = ResponseHeader::from(parts);
     if without_body || body.is_empty() {
         write_head_alone(session, header).await?;
     } else {

@@ -3,10 +3,14 @@
 //! Owns: what is no answer, which headers of one stop here, and who may keep a copy. Must not know: bodies; they
 //! stream.
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, VARY};
-use http::{HeaderValue, Method, StatusCode, Version};
-use pingora::Result;
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, TRANSFER_ENCODING, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use pingora::http::ResponseHeader;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// How many interim answers (RFC 9110 §15.2) may come before the one that counts. A long WebDAV request gets one
 /// every 20 s.
@@ -101,56 +105,62 @@ pub(super) fn has_no_body(response: &ResponseHeader, method: &Method) -> bool {
 }
 
 /// What Pingora leaves on an answer although it concerns only the connection to the app (RFC 9110 §7.6.1).
-pub(super) fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    let nominated: Vec<HeaderName> = response
-        .headers
-        .get_all(CONNECTION)
-        .iter()
+pub(super) fn strip_hop_by_hop(fields: &mut HeaderMap) {
+    if fields.contains_key(CONNECTION) {
+        for name in nominated(fields) {
+            fields.remove(name);
+        }
+    }
+    for name in [KEEP_ALIVE, PROXY_AUTHENTICATE, PROXY_CONNECTION] {
+        fields.remove(name);
+    }
+}
+
+/// What `Connection` names, but for what frames the answer itself: some apps name that.
+fn nominated(fields: &HeaderMap) -> Vec<HeaderName> {
+    (fields.get_all(CONNECTION).iter())
         .filter_map(|field| field.to_str().ok())
         .flat_map(|field| field.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .filter(|name: &HeaderName| {
-            // Some apps nominate what frames their own answer.
             !matches!(
                 name.as_str(),
                 "close" | "keep-alive" | "upgrade" | "content-length" | "transfer-encoding"
             )
         })
-        .collect();
-    for name in nominated.iter().map(HeaderName::as_str).chain([
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-connection",
-    ]) {
-        response.remove_header(name);
-    }
-    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
-        // On all others Pingora writes its own.
-        response.remove_header(&CONNECTION);
-    }
+        .collect()
 }
 
 /// An answer to somebody signed in is theirs: a shared cache must not hand it to the next person. What the app
 /// says itself about private caching stays.
-pub(super) fn keep_private(response: &mut ResponseHeader) -> Result<()> {
-    let said = response.headers.get_all(CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
+pub(super) fn keep_private(fields: &mut HeaderMap) {
+    fields.append(VARY, HeaderValue::from_static("Cookie"));
+    let mut all = fields.get_all(CACHE_CONTROL).iter();
+    let Some(first) = all.next() else {
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+        return;
+    };
+    let said = std::iter::once(first).chain(all).filter_map(|field| field.to_str().ok());
     let said = said.collect::<Vec<_>>().join(",").to_ascii_lowercase();
-    let kept = ["private", "no-store"].iter().any(|word| said.contains(word));
-    if !kept {
-        let mut directives: Vec<&str> = said
-            .split(',')
-            .map(str::trim)
-            .filter(|word| !word.is_empty() && *word != "public" && !word.starts_with("s-maxage"))
-            .collect();
-        directives.insert(0, "private");
-        response.insert_header(CACHE_CONTROL, directives.join(", "))?;
+    if ["private", "no-store"].iter().any(|word| said.contains(word)) {
+        return;
     }
-    response.append_header(VARY, "Cookie")?;
-    Ok(())
+    let directives = said
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty() && *word != "public" && !word.starts_with("s-maxage"));
+    let directives: Vec<&str> = std::iter::once("private").chain(directives).collect();
+    // Words of a field, in lower case and with commas between them, are a field.
+    if let Ok(value) = HeaderValue::try_from(directives.join(", ")) {
+        fields.insert(CACHE_CONTROL, value);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use pingora::Result;
+
+    use super::super::heads::with_response_fields;
     use super::*;
 
     fn answer(headers: &[(&'static str, &'static str)]) -> Result<ResponseHeader> {
@@ -171,7 +181,7 @@ mod tests {
             ("set-cookie", "a=1"),
             ("content-length", "2"),
         ])?;
-        strip_hop_by_hop(&mut response);
+        with_response_fields(&mut response, strip_hop_by_hop);
         for (name, stays) in [
             ("x-internal", false),
             ("keep-alive", false),
@@ -282,7 +292,7 @@ mod tests {
             if let Some(said) = said {
                 response.insert_header(CACHE_CONTROL, said)?;
             }
-            keep_private(&mut response)?;
+            with_response_fields(&mut response, keep_private);
             assert_eq!(response.headers.get(CACHE_CONTROL).and_then(|v| v.to_str().ok()), Some(becomes));
             assert_eq!(response.headers.get(VARY).and_then(|v| v.to_str().ok()), Some("Cookie"));
         }

@@ -3,29 +3,28 @@
 //! Owns: what is taken off a request and what is put on.
 //! Must not know: how a request was admitted, which app it goes to.
 
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::ops::Range;
+
 use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HOST, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use pingora::http::RequestHeader;
 
-use super::edit::edit_request;
-use super::facts::{Reading, Via};
+use super::edit::edit;
+use super::facts::{REQUEST_ID, Reading, Via};
 use crate::gate::cookie::{self, pairs};
 use crate::route::edit::Edits;
 use crate::snapshot::{Edge, fold};
 
-/// Names that we set ourselves on every request; what a trusted proxy sent is taken over, not passed on.
-const SET_BY_US: &[&str] = &[
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
-    "x-request-id",
-    "traceparent",
-    "tracestate",
-];
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// What the route changes of a request on its way to the app.
 #[derive(Clone, Copy)]
@@ -51,57 +50,132 @@ pub enum Credentials {
 /// request, after Pingora has dropped what `Connection` named: so nothing that is set here can be nominated
 /// away (CVE-2024-45410 and its kin).
 pub fn dress(
-    request: &mut RequestHeader,
+    fields: &mut HeaderMap,
     reading: &Reading,
     edge: &Edge,
     cookies: &cookie::Settings,
     told: &[(HeaderName, HeaderValue)],
     changes: &Changes<'_>,
 ) -> Result<(), http::header::InvalidHeaderValue> {
-    let inbound = Inbound::read(&request.headers, reading.via);
-    strip(request, edge);
-    keep_apps_cookies(request, cookies)?;
+    let inbound = Inbound::read(fields, reading.via);
+    strip(fields, edge);
+    keep_apps_cookies(fields, cookies)?;
     if changes.credentials == Credentials::Withhold {
-        request.remove_header(&COOKIE);
-        request.remove_header(&AUTHORIZATION);
+        fields.remove(COOKIE);
+        fields.remove(AUTHORIZATION);
     }
-    edit_request(request, changes.edits);
+    edit(fields, changes.edits);
+    fields.reserve(told.len() + 12);
     let arrival = &reading.arrival;
-    let forwarded_for = match inbound.forwarded_for {
-        Some(chain) => format!("{chain}, {}", reading.peer),
-        None => reading.peer.to_string(),
-    };
-    let port = port(&arrival.authority, reading.proto);
-    let mut set = |name: HeaderName, value: HeaderValue| {
-        // Infallible for a name and a value that are typed already.
-        let _ = request.insert_header(name, value);
-    };
-    set(HOST, HeaderValue::try_from(&*arrival.authority)?);
-    set(HeaderName::from_static("x-forwarded-for"), HeaderValue::try_from(forwarded_for)?);
-    set(HeaderName::from_static("x-forwarded-proto"), HeaderValue::from_static(reading.proto));
-    set(HeaderName::from_static("x-forwarded-host"), HeaderValue::try_from(&*arrival.authority)?);
-    set(HeaderName::from_static("x-forwarded-port"), HeaderValue::try_from(port)?);
-    set(FORWARDED, HeaderValue::try_from(forwarded(reading))?);
-    set(HeaderName::from_static("x-request-id"), HeaderValue::try_from(&*arrival.request_id)?);
+    let words = Words::of(reading, &inbound);
+    let host = words.value(&words.authority)?;
+    fields.insert(HOST, host.clone());
+    fields.insert(X_FORWARDED_HOST, host);
+    fields.insert(X_FORWARDED_FOR, words.value(&words.forwarded_for)?);
+    fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(reading.proto));
+    fields.insert(X_FORWARDED_PORT, port(&arrival.authority, reading.proto)?);
+    fields.insert(FORWARDED, words.value(&words.forwarded)?);
+    fields.insert(REQUEST_ID, words.value(&words.request_id)?);
     match inbound.trace {
         Some((parent, state)) => {
-            set(HeaderName::from_static("traceparent"), parent);
+            fields.insert(TRACEPARENT, parent);
             if let Some(state) = state {
-                set(HeaderName::from_static("tracestate"), state);
+                fields.insert(TRACESTATE, state);
             }
         }
-        None => set(
-            HeaderName::from_static("traceparent"),
-            HeaderValue::try_from(traceparent(&arrival.request_id))?,
-        ),
+        None => {
+            fields.insert(TRACEPARENT, words.value(&words.traceparent)?);
+        }
     }
     if let Some(prefix) = changes.prefix {
-        set(HeaderName::from_static("x-forwarded-prefix"), HeaderValue::try_from(prefix)?);
+        fields.insert(X_FORWARDED_PREFIX, HeaderValue::try_from(prefix)?);
     }
     for (name, value) in told {
-        set(name.clone(), value.clone());
+        fields.insert(name.clone(), value.clone());
     }
     Ok(())
+}
+
+/// The values that a request has for itself, written into one buffer, which all of them share.
+struct Words {
+    text: Bytes,
+    authority: Range<usize>,
+    forwarded_for: Range<usize>,
+    forwarded: Range<usize>,
+    request_id: Range<usize>,
+    /// Empty where the request came with one of its own.
+    traceparent: Range<usize>,
+}
+
+impl Words {
+    fn of(reading: &Reading, inbound: &Inbound) -> Words {
+        let arrival = &reading.arrival;
+        let mut text = Vec::with_capacity(384);
+        let authority = written(&mut text, |text| text.extend_from_slice(arrival.authority.as_bytes()));
+        let forwarded_for = written(&mut text, |text| {
+            if let Some(chain) = &inbound.forwarded_for {
+                text.extend_from_slice(chain.as_bytes());
+                text.extend_from_slice(b", ");
+            }
+            push_address(text, reading.peer);
+        });
+        // RFC 7239 §4. The host is in quotes, since a port is no token; so is an IPv6 address, with its brackets.
+        let forwarded = written(&mut text, |text| {
+            text.extend_from_slice(b"for=");
+            match arrival.client {
+                address @ IpAddr::V4(_) => push_address(text, address),
+                address @ IpAddr::V6(_) => {
+                    text.extend_from_slice(b"\"[");
+                    push_address(text, address);
+                    text.extend_from_slice(b"]\"");
+                }
+            }
+            text.extend_from_slice(b";host=\"");
+            text.extend_from_slice(arrival.authority.as_bytes());
+            text.extend_from_slice(b"\";proto=");
+            text.extend_from_slice(reading.proto.as_bytes());
+        });
+        let request_id = written(&mut text, |text| text.extend_from_slice(arrival.request_id.as_bytes()));
+        let traceparent = written(&mut text, |text| {
+            if inbound.trace.is_none() {
+                push_traceparent(text, &arrival.request_id);
+            }
+        });
+        Words { text: text.into(), authority, forwarded_for, forwarded, request_id, traceparent }
+    }
+
+    fn value(&self, place: &Range<usize>) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+        HeaderValue::from_maybe_shared(self.text.slice(place.clone()))
+    }
+}
+
+/// Where in `text` stands what `write` adds to it.
+fn written(text: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
+    let from = text.len();
+    write(text);
+    from..text.len()
+}
+
+/// IPv4 by hand: nearly every request has one.
+fn push_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (place, octet) in address.octets().into_iter().enumerate() {
+                if place > 0 {
+                    text.push(b'.');
+                }
+                if octet >= 100 {
+                    text.push(b'0' + octet / 100);
+                }
+                if octet >= 10 {
+                    text.push(b'0' + octet / 10 % 10);
+                }
+                text.push(b'0' + octet % 10);
+            }
+        }
+        // Writing into a Vec cannot fail.
+        IpAddr::V6(address) => drop(write!(text, "{address}")),
+    }
 }
 
 /// What a proxy of ours may tell an app through us.
@@ -154,29 +228,25 @@ const NOT_IN_DISGUISE: &[&str] = &[
 ];
 
 /// Takes off every field that an app could take for ours, under any spelling.
-fn strip(request: &mut RequestHeader, edge: &Edge) {
+fn strip(fields: &mut HeaderMap, edge: &Edge) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let goes = |name: &str| {
-        let folded = fold(name);
-        SET_BY_US.contains(&&*folded)
-            || edge.stripped.takes(&folded)
-            || (name != folded && NOT_IN_DISGUISE.contains(&&*folded))
+        edge.stripped.takes(name) || !name.bytes().all(plain) && NOT_IN_DISGUISE.contains(&&*fold(name))
     };
-    let gone: Vec<HeaderName> = request.headers.keys().filter(|name| goes(name.as_str())).cloned().collect();
+    let gone: Vec<HeaderName> = fields.keys().filter(|name| goes(name.as_str())).cloned().collect();
     for name in gone {
-        request.remove_header(&name);
+        fields.remove(&name);
     }
 }
 
 /// One `Cookie` field (RFC 9113 §8.2.3) without ours.
 fn keep_apps_cookies(
-    request: &mut RequestHeader,
+    fields: &mut HeaderMap,
     cookies: &cookie::Settings,
 ) -> Result<(), http::header::InvalidHeaderValue> {
-    if !request.headers.contains_key(COOKIE) {
-        return Ok(());
-    }
-    let mut joined: Vec<u8> = Vec::new();
-    for (name, value) in pairs(&request.headers).filter(|(name, _)| !cookies.is_ours(name)) {
+    let Some(first) = fields.get(COOKIE) else { return Ok(()) };
+    let mut joined: Vec<u8> = Vec::with_capacity(first.len());
+    for (name, value) in pairs(fields).filter(|(name, _)| !cookies.is_ours(name)) {
         if !joined.is_empty() {
             joined.extend_from_slice(b"; ");
         }
@@ -184,52 +254,48 @@ fn keep_apps_cookies(
         joined.push(b'=');
         joined.extend_from_slice(value);
     }
-    request.remove_header(&COOKIE);
-    if !joined.is_empty() {
-        let _ = request.insert_header(COOKIE, HeaderValue::from_bytes(&joined)?);
-    }
+    match joined.is_empty() {
+        true => fields.remove(COOKIE),
+        false => fields.insert(COOKIE, HeaderValue::from_maybe_shared(Bytes::from(joined))?),
+    };
     Ok(())
 }
 
-fn port(authority: &str, proto: &str) -> String {
-    let written = authority
-        .rsplit_once(':')
-        .map(|(_, port)| port)
-        .filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
-    match written {
-        Some(port) if !port.is_empty() => port.to_owned(),
-        _ => if proto == "https" { "443" } else { "80" }.to_owned(),
+fn port(authority: &str, proto: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    let written = authority.rsplit_once(':').map(|(_, port)| port);
+    match written.filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())) {
+        Some(port) => HeaderValue::try_from(port),
+        None => Ok(HeaderValue::from_static(if proto == "https" { "443" } else { "80" })),
     }
-}
-
-/// RFC 7239 §4: IPv6 in brackets and quotes, and a host with a port in quotes.
-fn forwarded(reading: &Reading) -> String {
-    let client = match reading.arrival.client {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
-    format!("for={client};host=\"{}\";proto={}", reading.arrival.authority, reading.proto)
 }
 
 /// A trace of our own making (W3C Trace Context): the request's name is the trace's, not sampled. A name that
 /// a proxy gave and that has another shape is hashed into it.
-fn traceparent(request_id: &str) -> String {
+fn push_traceparent(text: &mut Vec<u8>, request_id: &str) {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     let fits =
         request_id.len() == 32 && request_id.bytes().all(hex) && request_id[..16].bytes().any(|b| b != b'0');
+    let mut push = |id: &str| {
+        for part in ["00-", id, "-", &id[..16], "-00"] {
+            text.extend_from_slice(part.as_bytes());
+        }
+    };
     if fits {
-        return format!("00-{request_id}-{}-00", &request_id[..16]);
+        push(request_id);
+    } else {
+        let hash = digest(&SHA256, request_id.as_bytes());
+        push(&hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     }
-    let hash = digest(&SHA256, request_id.as_bytes());
-    let id: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("00-{id}-{}-00", &id[..16])
 }
 
 #[cfg(test)]
 mod tests {
     use std::error::Error;
 
+    use pingora::http::RequestHeader;
+
     use super::super::facts::{Peer, RequestIds, Tls, read};
+    use super::super::heads::with_request_fields;
     use super::*;
     use crate::clock::Timestamp;
     use crate::entropy::Entropy;
@@ -280,7 +346,7 @@ mod tests {
         let now = Timestamp::from_unix_seconds(1_800_000_000);
         let reading = read(&request, b"", peer, edge, &ids, now).map_err(|(why, _)| why)?;
         let cookies = cookie::Settings::new(None, Secure::Yes, SameSite::Lax);
-        dress(&mut request, &reading, edge, &cookies, told, changes)?;
+        with_request_fields(&mut request, |fields| dress(fields, &reading, edge, &cookies, told, changes))?;
         Ok(Dressed(request))
     }
 
@@ -558,12 +624,11 @@ mod tests {
         let zeros = "0".repeat(32);
         for id in ["01234567", "A1B2C3D4A1B2C3D4A1B2C3D4A1B2C3D4", &zeros, "a1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4"]
         {
-            let header: HeaderMap = HeaderValue::try_from(traceparent(id))
-                .map(|value| ("traceparent".parse().ok(), value))
-                .into_iter()
-                .filter_map(|(name, value)| Some((name?, value)))
-                .collect();
-            assert!(trace(&header).is_some(), "{id}: {}", traceparent(id));
+            let mut text = Vec::new();
+            push_traceparent(&mut text, id);
+            let header: HeaderMap =
+                HeaderValue::from_bytes(&text).map(|value| (TRACEPARENT, value)).into_iter().collect();
+            assert!(trace(&header).is_some(), "{id}: {}", String::from_utf8_lossy(&text));
         }
     }
 

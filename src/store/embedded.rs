@@ -14,12 +14,11 @@ mod renewal;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _};
 
 use self::leases::Leases;
-use super::lease::{Claim, Lease, Task};
+use super::lease::Lease;
 use super::opening::{FILE, PidFile, admit, builder, compact, prepare, refused, unreadable};
 use super::record::{STAMP_LEN, Sealer};
 use super::writer::{
@@ -105,23 +104,29 @@ impl Embedded {
         })
     }
 
-    pub(super) async fn touch_sessions(&self, touches: Vec<(SessionKey, Timestamp)>) -> Result<(), Error> {
+    pub(super) async fn touch_sessions(
+        &self,
+        touches: Vec<(SessionKey, Timestamp)>,
+    ) -> Result<Vec<SessionKey>, Error> {
         if touches.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.writer
             .run(move |tables| {
+                let mut missing = Vec::new();
                 for (key, at) in &touches {
-                    let touched = tables.sessions.get(&key.0)?.and_then(|value| {
-                        let (stamp, _) = value.value().split_first_chunk::<STAMP_LEN>()?;
-                        (u64::from_be_bytes(*stamp) < at.unix_millis()).then(|| value.value().to_vec())
-                    });
-                    if let Some(mut value) = touched {
-                        value[..STAMP_LEN].copy_from_slice(&at.unix_millis().to_be_bytes());
-                        tables.sessions.insert(&key.0, value.as_slice())?;
+                    let Some(value) = tables.sessions.get(&key.0)?.map(|value| value.value().to_vec()) else {
+                        missing.push(*key);
+                        continue;
+                    };
+                    let mut touched = value;
+                    let Some(stamp) = touched.first_chunk_mut::<STAMP_LEN>() else { continue };
+                    if u64::from_be_bytes(*stamp) < at.unix_millis() {
+                        *stamp = at.unix_millis().to_be_bytes();
+                        tables.sessions.insert(&key.0, touched.as_slice())?;
                     }
                 }
-                Ok(())
+                Ok(missing)
             })
             .await
     }
@@ -307,16 +312,8 @@ impl Embedded {
         outcome.await?.map_err(|Mismatch| Error::Conflict)
     }
 
-    pub(super) fn take_lease(&self, task: Task, now: Timestamp, span: Duration) -> Claim {
-        self.leases.take(task, now, span)
-    }
-
-    pub(super) fn renew_lease(&self, lease: &Lease, now: Timestamp, span: Duration) -> Option<Lease> {
-        self.leases.renew(lease, now, span)
-    }
-
-    pub(super) fn release_lease(&self, lease: &Lease) -> bool {
-        self.leases.release(lease)
+    pub(super) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(super) fn account(&self, account: AccountId) -> Result<Option<AccountRecord>, Error> {

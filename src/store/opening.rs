@@ -19,7 +19,7 @@ use crate::keys::Purpose;
 pub(super) const FORMAT: u32 = 1;
 
 /// Who this is, for the message of an earlier version that meets a later format.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The store, in its folder.
 pub(super) const FILE: &str = "teamgate.redb";
@@ -118,7 +118,7 @@ pub(super) fn admit(home: &Home, sealer: &Sealer) -> Result<(), Error> {
 }
 
 /// What a file says of the version that had it open last: for people, so nothing but what a version is made of.
-fn version_of(value: &[u8]) -> Option<Box<str>> {
+pub(super) fn version_of(value: &[u8]) -> Option<Box<str>> {
     let is_version = |byte: &u8| byte.is_ascii_alphanumeric() || b".-+".contains(byte);
     let text = std::str::from_utf8(value).ok()?;
     ((1..=64).contains(&value.len()) && value.iter().all(is_version)).then(|| text.into())

@@ -127,19 +127,24 @@ impl Entry<'_> {
             }
         }
         if let Some(account) = self.account {
-            line.display("account", account);
+            line.text("account", &account.hyphenated());
         }
         line.display("client", self.client);
-        line.number("gate_us", u64::try_from(self.gate.as_micros()).unwrap_or(u64::MAX));
+        line.number("gate_us", micros(self.gate));
         if let Some(upstream) = self.upstream {
-            line.thousandths("upstream_ms", upstream.as_micros());
+            line.thousandths("upstream_ms", micros(upstream));
         }
-        line.thousandths("total_ms", self.total.as_micros());
+        line.thousandths("total_ms", micros(self.total));
         line.number("bytes_in", self.bytes_in);
         line.number("bytes_out", self.bytes_out);
         line.text("request_id", self.request_id.as_bytes());
         line.end()
     }
+}
+
+/// Saturates after half a million years.
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -462,6 +462,8 @@ label! {
         GrantWithdrawn = "grant_withdrawn",
         /// The account is deactivated at Bitbucket.
         AccountDeactivated = "account_deactivated",
+        /// Another replica has ended it, and has the reason in its audit log.
+        Elsewhere = "elsewhere",
         /// It was too old, or unused for too long. Counted when it is swept away.
         Expired = "expired",
     }
@@ -471,7 +473,10 @@ impl From<EndReason> for Ending {
     fn from(reason: EndReason) -> Ending {
         match reason {
             EndReason::SignedOut | EndReason::Replaced => Ending::SignedOut,
-            EndReason::Revoked | EndReason::GrantWithdrawn | EndReason::AccountDeactivated => Ending::Revoked,
+            EndReason::Revoked
+            | EndReason::GrantWithdrawn
+            | EndReason::AccountDeactivated
+            | EndReason::Elsewhere => Ending::Revoked,
             EndReason::Expired => Ending::Expired,
         }
     }

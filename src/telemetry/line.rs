@@ -89,15 +89,15 @@ impl<'a> Line<'a> {
     /// A number, or `true` and `false`.
     pub(super) fn number(&mut self, name: &str, value: impl Number) {
         self.name(name);
-        // writing into a Vec cannot fail
-        let _ = std::io::Write::write_fmt(self.bytes, format_args!("{value}"));
+        value.push_to(self.bytes);
     }
 
     /// A number of thousandths, written as a decimal fraction.
-    pub(super) fn thousandths(&mut self, name: &str, value: u128) {
+    pub(super) fn thousandths(&mut self, name: &str, value: u64) {
         self.name(name);
-        let (whole, part) = (value / 1000, value % 1000);
-        let _ = std::io::Write::write_fmt(self.bytes, format_args!("{whole}.{part:03}"));
+        push_digits(self.bytes, value / 1000, 1);
+        self.bytes.push(b'.');
+        push_digits(self.bytes, value % 1000, 3);
     }
 
     /// A list of texts.
@@ -124,10 +124,11 @@ impl<'a> Line<'a> {
 
     fn name(&mut self, name: &str) {
         match self.style {
+            // Names are ours, and plain.
             Style::Json => {
-                self.bytes.push(b',');
-                push_quoted(self.bytes, name.as_bytes());
-                self.bytes.push(b':');
+                self.bytes.extend_from_slice(b",\"");
+                self.bytes.extend_from_slice(name.as_bytes());
+                self.bytes.extend_from_slice(b"\":");
             }
             Style::Text => {
                 self.bytes.push(b' ');
@@ -151,12 +152,37 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What JSON writes without quotes and Rust writes the same way.
-pub(super) trait Number: Display {}
-impl Number for u64 {}
-impl Number for i64 {}
-impl Number for u16 {}
-impl Number for bool {}
+/// What JSON writes without quotes.
+pub(super) trait Number {
+    fn push_to(self, bytes: &mut Vec<u8>);
+}
+
+impl Number for u64 {
+    fn push_to(self, bytes: &mut Vec<u8>) {
+        push_digits(bytes, self, 1);
+    }
+}
+
+impl Number for u16 {
+    fn push_to(self, bytes: &mut Vec<u8>) {
+        push_digits(bytes, self.into(), 1);
+    }
+}
+
+impl Number for i64 {
+    fn push_to(self, bytes: &mut Vec<u8>) {
+        if self < 0 {
+            bytes.push(b'-');
+        }
+        push_digits(bytes, self.unsigned_abs(), 1);
+    }
+}
+
+impl Number for bool {
+    fn push_to(self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(if self { b"true" } else { b"false" });
+    }
+}
 
 /// Lends the buffer of this thread. A value that logs while it is being printed gets one of its own.
 pub(super) fn with_buffer<R>(write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
@@ -178,6 +204,11 @@ fn push_quoted(bytes: &mut Vec<u8>, value: &[u8]) {
 
 /// `value` with everything escaped that is not plain. Bytes that are no UTF-8 become U+FFFD.
 fn push_escaped(bytes: &mut Vec<u8>, value: &[u8]) {
+    // Nearly everything there is.
+    if value.len() <= LONGEST_VALUE && value.iter().all(|byte| is_plain_ascii(*byte)) {
+        bytes.extend_from_slice(value);
+        return;
+    }
     let mut escaped = Escaped { bytes, left: LONGEST_VALUE };
     for chunk in value.utf8_chunks() {
         let whole = escaped.write_str(chunk.valid());
@@ -215,6 +246,11 @@ impl Write for Escaped<'_> {
         }
         Ok(())
     }
+}
+
+/// [`is_plain`] for a byte of ASCII; false for any other.
+fn is_plain_ascii(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\')
 }
 
 /// Whether `c` shows as itself and does nothing else. Beside control characters, those that reorder or hide

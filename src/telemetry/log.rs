@@ -21,8 +21,9 @@ use crate::clock::Clock;
 
 /// Parts of Pingora that put what clients sent into their messages, whatever the level: the request line with
 /// its query (in which codes travel), and on a parse error the raw header bytes (in which cookies do). The
-/// access line tells the same failures with the path only.
-const MUTED: [&str; 2] = ["pingora_proxy", "pingora_core::apps"];
+/// access line tells the same failures with the path only. And the client of Redis, which tells of each attempt to
+/// connect, many a second: the store says it once a minute.
+const MUTED: [&str; 3] = ["pingora_proxy", "pingora_core::apps", "redis"];
 
 /// Whose messages follow the configured level. Everybody else is heard from `warn` on: HTTP libraries print
 /// headers and bodies at `debug`, which nobody who wants to debug the gateway has asked for.

@@ -27,6 +27,7 @@ mod outage;
 mod process;
 mod proxy_protocol;
 mod proxying;
+mod replicas;
 mod requery;
 mod rewriting;
 mod sessions;

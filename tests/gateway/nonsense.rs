@@ -254,7 +254,7 @@ async fn interim_answers_have_no_length_and_no_hops() -> Checked {
     let mut wire = Wire::connect(setup.gateway.address()).await?;
     wire.send(&lasting(&setup.url("/app")).bytes()).await?;
     let hints = wire.head().await?;
-    assert_eq!(hints.headers, [("Link".to_owned(), "</style.css>".to_owned())]);
+    assert_eq!(hints.headers, [("link".to_owned(), "</style.css>".to_owned())]);
     assert_eq!(wire.response().await?.expect(200)?.text(), "ok");
     Ok(())
 }

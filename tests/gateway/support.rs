@@ -11,6 +11,11 @@ pub(crate) mod h2wire;
 mod haproxy;
 mod http;
 mod nginx;
+#[path = "../servers/ports.rs"]
+mod ports;
+#[path = "../servers/redis.rs"]
+pub(crate) mod redis;
+pub(crate) mod replicas;
 mod tls;
 mod upstream;
 mod wire;
@@ -23,10 +28,11 @@ use bitbucket_sim::{Client, EXAMPLE_CLIENT_ID, EXAMPLE_CLIENT_SECRET, Simulator,
 pub(crate) use self::blunt::Blunt;
 pub(crate) use self::browser::{Browser, CHROME_ACCEPT, navigation};
 pub(crate) use self::config::Config;
-pub(crate) use self::gateway::{Gateway, Run, free_address};
+pub(crate) use self::gateway::{Gateway, Run};
 pub(crate) use self::haproxy::Haproxy;
 pub(crate) use self::http::{Request, Response, send};
 pub(crate) use self::nginx::{Authority, Nginx};
+pub(crate) use self::ports::free_address;
 pub(crate) use self::tls::shown_certificate;
 pub(crate) use self::upstream::Upstream;
 pub(crate) use self::wire::{Wire, raw};

@@ -28,7 +28,7 @@ struct Held {
     last_fence: u64,
 }
 
-pub(super) struct Leases(Mutex<Held>);
+pub(in super::super) struct Leases(Mutex<Held>);
 
 impl Leases {
     /// None yet. Writes down that the file was opened once more.
@@ -42,7 +42,7 @@ impl Leases {
         Ok(Leases(Mutex::new(Held { leases: HashMap::new(), last_fence: opened? << FENCES })))
     }
 
-    pub(super) fn take(&self, task: Task, now: Timestamp, span: Duration) -> Claim {
+    pub(in super::super) fn take(&self, task: Task, now: Timestamp, span: Duration) -> Claim {
         let mut held = self.held();
         let (fence, expires_at) = (held.last_fence + 1, now.plus(span));
         match held.leases.entry(task) {
@@ -58,14 +58,14 @@ impl Leases {
         Claim::Taken(Lease { task, fence, expires_at })
     }
 
-    pub(super) fn renew(&self, lease: &Lease, now: Timestamp, span: Duration) -> Option<Lease> {
+    pub(in super::super) fn renew(&self, lease: &Lease, now: Timestamp, span: Duration) -> Option<Lease> {
         let mut held = self.held();
         let (_, expires_at) = held.leases.get_mut(&lease.task).filter(|(fence, _)| *fence == lease.fence)?;
         *expires_at = now.plus(span);
         Some(Lease { expires_at: *expires_at, ..*lease })
     }
 
-    pub(super) fn release(&self, lease: &Lease) -> bool {
+    pub(in super::super) fn release(&self, lease: &Lease) -> bool {
         let mut held = self.held();
         match held.leases.entry(lease.task) {
             Entry::Occupied(ours) if ours.get().0 == lease.fence => {

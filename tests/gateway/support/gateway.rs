@@ -1,42 +1,19 @@
 //! The program as a child process.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::ops::Range;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Checked, Config, PATIENCE, eventually};
+use super::{Checked, Config, PATIENCE, eventually, free_address};
 
 /// The program that is tested.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_teamgate");
-
-/// Ports that no system gives to whoever asks for any (Linux: from 32768 on), so that nobody comes first.
-const PORTS: Range<u32> = 10_000..32_000;
-
-/// An address on loopback that nobody listens on at this moment, and that nobody else is given.
-pub(crate) fn free_address() -> Checked<SocketAddr> {
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let many = PORTS.end - PORTS.start;
-    // Another run beside this one begins elsewhere.
-    let first = std::process::id().wrapping_mul(997);
-    for _ in 0..many {
-        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % many;
-        let port = u16::try_from(PORTS.start + number)?;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(listener) => return Ok(listener.local_addr()?),
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err("every port is taken".into())
-}
 
 /// The program running, whatever its command. Killed when dropped.
 pub(crate) struct Run {
@@ -48,9 +25,19 @@ pub(crate) struct Run {
 impl Run {
     /// Starts it in `folder` with `arguments`, and nothing of teamgate's in its environment but `variables`.
     pub(crate) fn start(folder: &Path, arguments: &[&str], variables: &[(&str, String)]) -> Checked<Run> {
+        Run::start_under(&[], folder, arguments, variables)
+    }
+
+    /// The same, as the last arguments of the program `under`, which becomes it or runs it within itself.
+    pub(crate) fn start_under(
+        under: &[&str],
+        folder: &Path,
+        arguments: &[&str],
+        variables: &[(&str, String)],
+    ) -> Checked<Run> {
         let stdout = Arc::new(Mutex::new(Vec::new()));
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let child = spawn(folder, arguments, variables, &stdout, &stderr)?;
+        let child = spawn(under, folder, arguments, variables, &stdout, &stderr)?;
         Ok(Run { child, stdout, stderr })
     }
 
@@ -62,6 +49,11 @@ impl Run {
     /// The lines of standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How much memory it has, in KiB.
@@ -142,14 +134,16 @@ impl Drop for Run {
 }
 
 fn spawn(
+    under: &[&str],
     folder: &Path,
     arguments: &[&str],
     variables: &[(&str, String)],
     stdout: &Arc<Mutex<Vec<String>>>,
     stderr: &Arc<Mutex<Vec<String>>>,
 ) -> Checked<Child> {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).current_dir(folder).env_remove("TEAMGATE_CONFIG").env_remove("RUST_LOG");
+    let words = [under, &[PROGRAM], arguments].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).current_dir(folder).env_remove("TEAMGATE_CONFIG").env_remove("RUST_LOG");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, value) in variables {
         command.env(name, value);
@@ -206,8 +200,31 @@ impl Gateway {
         Err("no free port".into())
     }
 
+    /// Starts it in a folder that holds something already, as the last arguments of the program `under` (none: by
+    /// itself), and waits until it serves.
+    pub(crate) async fn start_in(
+        folder: TempDir,
+        under: &[&str],
+        config: &Config,
+        variables: &[(&'static str, String)],
+    ) -> Checked<Gateway> {
+        let mut gateway = Gateway::begin_in(folder, under, config, variables)?;
+        match gateway.is_ready().await? {
+            true => Ok(gateway),
+            false => Err(format!("the gateway did not start:\n{}", gateway.stderr().join("\n")).into()),
+        }
+    }
+
     fn begin(config: &Config, variables: &[(&'static str, String)]) -> Checked<Gateway> {
-        let folder = tempfile::tempdir()?;
+        Gateway::begin_in(tempfile::tempdir()?, &[], config, variables)
+    }
+
+    fn begin_in(
+        folder: TempDir,
+        under: &[&str],
+        config: &Config,
+        variables: &[(&'static str, String)],
+    ) -> Checked<Gateway> {
         let (listen, admin) = (free_address()?, free_address()?);
         let (second, third) = (free_address()?, free_address()?);
         std::fs::write(folder.path().join("teamgate.yaml"), config.text())?;
@@ -217,7 +234,7 @@ impl Gateway {
         variables.push(("SECOND", second.to_string()));
         variables.push(("THIRD", third.to_string()));
         variables.push(("ADMIN", admin.to_string()));
-        let run = Run::start(folder.path(), &["run"], &variables)?;
+        let run = Run::start_under(under, folder.path(), &["run"], &variables)?;
         Ok(Gateway { run, folder, listen, second, third, admin, variables })
     }
 
@@ -356,6 +373,11 @@ impl Gateway {
         self.run.kill().await
     }
 
+    /// SIGTERM, without waiting for the end.
+    pub(crate) fn signal_term(&self) -> Checked {
+        self.run.signal_term()
+    }
+
     /// SIGTERM; waits for the end and gives the exit code.
     pub(crate) async fn terminate(&mut self) -> Checked<i32> {
         self.run.signal_term()?;
@@ -367,7 +389,7 @@ impl Gateway {
     pub(crate) async fn restart(&mut self) -> Checked {
         let (out, err) = (&self.run.stdout, &self.run.stderr);
         err.lock().unwrap_or_else(PoisonError::into_inner).push(RESTARTED.to_owned());
-        self.run.child = spawn(self.folder.path(), &["run"], &self.variables, out, err)?;
+        self.run.child = spawn(&[], self.folder.path(), &["run"], &self.variables, out, err)?;
         match self.is_ready().await? {
             true => Ok(()),
             false => Err(format!("the gateway did not start again: {:?}", self.stderr()).into()),

@@ -54,6 +54,11 @@ impl Nginx {
         Nginx::start(&servers).await
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What stands for `@ADDRESS@`.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
