@@ -3,6 +3,8 @@
 //! Owns: the answers that are given instead of the right one.
 //! Must not know: when a fault is due (the world counts) or how a connection is cut (`server.rs`).
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, header};
 
@@ -21,6 +23,10 @@ pub(crate) enum Effect {
     ServeHalf,
     /// Serve the request, and put these fields into the head of the answer.
     ServeWith(Vec<(String, String)>),
+    /// Serve the request, then send its body in pieces with this long between them.
+    ServeSlowly(Duration),
+    /// Answer a page of nothing that goes on here; `None`: at the same place.
+    Page(Option<&'static str>),
 }
 
 impl Effect {
@@ -32,6 +38,12 @@ impl Effect {
             FaultKind::LostAnswer => Effect::ServeAndCut,
             FaultKind::Truncated => Effect::ServeHalf,
             FaultKind::Headers(fields) => Effect::ServeWith(fields),
+            FaultKind::SlowBody(pause) => Effect::ServeSlowly(pause),
+            FaultKind::ForeignNext => {
+                Effect::Page(Some("https://elsewhere.example/2.0/user/workspaces?page=2"))
+            }
+            FaultKind::EndlessNext => Effect::Page(None),
+            FaultKind::Oversized => Effect::Instead(oversized()),
             FaultKind::Status(status) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 Effect::Instead(edge_page(status))
@@ -46,6 +58,17 @@ impl Effect {
             }
         })
     }
+}
+
+fn oversized() -> Response {
+    let body = format!("{{\"values\":[],\"padding\":\"{}\"}}", "x".repeat(2 << 20));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A list with nothing on this page, and more on the `next`.
+pub(crate) fn empty_page(next: &str) -> Response {
+    let body = serde_json::json!({ "pagelen": 10, "page": 1, "values": [], "next": next });
+    ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 fn edge_page(status: StatusCode) -> Response {

@@ -46,6 +46,15 @@ pub enum FaultKind {
     Html200,
     /// The answer is right, and its head has these fields, instead of those of the same names.
     Headers(Vec<(String, String)>),
+    /// The answer is right, and its body comes in pieces with this long between them.
+    #[serde(rename = "slow_body_ms", with = "milliseconds")]
+    SlowBody(Duration),
+    /// 200 with two mebibytes of JSON.
+    Oversized,
+    /// A page of nothing, whose `next` is on another host.
+    ForeignNext,
+    /// A page of nothing, whose `next` is itself.
+    EndlessNext,
     /// 410 as the removed endpoints answer.
     Gone,
     /// The request is served, and the connection is closed before the answer. On `token.refresh`: the rotation
@@ -115,6 +124,10 @@ mod tests {
                 r#"{"headers":[["sunset","soon"]]}"#,
                 FaultKind::Headers(vec![("sunset".to_owned(), "soon".to_owned())]),
             ),
+            (r#"{"slow_body_ms":20}"#, FaultKind::SlowBody(Duration::from_millis(20))),
+            (r#""oversized""#, FaultKind::Oversized),
+            (r#""foreign_next""#, FaultKind::ForeignNext),
+            (r#""endless_next""#, FaultKind::EndlessNext),
             (r#""gone""#, FaultKind::Gone),
             (r#""lost_answer""#, FaultKind::LostAnswer),
             (

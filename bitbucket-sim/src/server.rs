@@ -3,23 +3,29 @@
 //! Owns: accepting connections, applying faults, keeping the log, closing connections without an answer.
 //! Must not know: what any endpoint answers.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Sleep;
 use tower::ServiceExt as _;
 
-use crate::effect::Effect;
+use crate::effect::{self, Effect};
 use crate::log::{self, About, Logged};
 use crate::shared::Shared;
 use crate::world::World;
@@ -162,6 +168,11 @@ async fn exchange(request: Request<Incoming>, router: Router, shared: Shared) ->
         None => Ok(route(router, request).await),
         Some(Effect::ServeHalf) => Ok(halved(route(router, request).await).await),
         Some(Effect::ServeWith(fields)) => Ok(dressed(route(router, request).await, &fields)),
+        Some(Effect::ServeSlowly(pause)) => Ok(slowly(route(router, request).await, pause).await),
+        Some(Effect::Page(next)) => {
+            let here = format!("http://{}{}", shared.address(), uri.path());
+            Ok(effect::empty_page(next.unwrap_or(&here)))
+        }
         Some(Effect::ServeAndCut) => Err(account(&route(router, request).await)),
     };
 
@@ -201,6 +212,40 @@ fn dressed(mut response: Response, fields: &[(String, String)]) -> Response {
 
 fn account(response: &Response) -> Option<String> {
     response.extensions().get::<About>().map(|about| about.0.clone())
+}
+
+/// The same body in four pieces, with a pause before each.
+async fn slowly(response: Response, pause: Duration) -> Response {
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let piece = body.len().div_ceil(4).max(1);
+    let pieces = (0..body.len()).step_by(piece).map(|at| body.slice(at..(at + piece).min(body.len())));
+    let wait = Box::pin(tokio::time::sleep(pause));
+    Response::from_parts(parts, Body::new(Pieces { left: pieces.collect(), wait, pause }))
+}
+
+/// A body that takes its time.
+struct Pieces {
+    left: VecDeque<Bytes>,
+    wait: Pin<Box<Sleep>>,
+    pause: Duration,
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.wait.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let later = tokio::time::Instant::now() + self.pause;
+        self.wait.as_mut().reset(later);
+        Poll::Ready(self.left.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
 }
 
 async fn halved(response: Response) -> Response {

@@ -54,7 +54,12 @@ pub(super) enum Kind {
     TooLong,
     // Said by the API.
     Unauthorized,
-    MissingScope { required: Vec<Box<str>>, granted: Vec<Box<str>> },
+    /// 401 without Bitbucket's own words: a machine in between, perhaps.
+    Unexplained401,
+    MissingScope {
+        required: Vec<Box<str>>,
+        granted: Vec<Box<str>>,
+    },
     Forbidden,
     NotFound,
     Gone(Option<Url>),
@@ -189,7 +194,12 @@ impl Error {
 
     /// Whether Bitbucket did not accept the access token: refresh it once and ask again.
     pub fn is_unauthorized(&self) -> bool {
-        self.0.kind == Kind::Unauthorized
+        matches!(self.0.kind, Kind::Unauthorized | Kind::Unexplained401)
+    }
+
+    /// Whether it said so in its own words: without them nobody's session ends for it.
+    pub fn is_worded(&self) -> bool {
+        self.0.kind != Kind::Unexplained401
     }
 
     /// Whether the request surely never reached Bitbucket. Where this is false after a failed refresh, the
@@ -240,7 +250,7 @@ impl Error {
             Kind::NotJson => ("not_json", Remedy::Retry),
             Kind::CutShort => ("cut_short", Remedy::Retry),
             Kind::TooLong => ("too_long", Remedy::Report),
-            Kind::Unauthorized => ("unauthorized", Remedy::SignInAgain),
+            Kind::Unauthorized | Kind::Unexplained401 => ("unauthorized", Remedy::SignInAgain),
             Kind::MissingScope { .. } => ("missing_scope", Remedy::FixConfiguration),
             Kind::Forbidden => ("forbidden", Remedy::FixConfiguration),
             Kind::NotFound => ("not_found", Remedy::FixConfiguration),
@@ -343,7 +353,7 @@ impl fmt::Display for Error {
             Kind::TooLong => {
                 write!(f, "bitbucket's answer to {request} is longer than 1 MiB; report this")
             }
-            Kind::Unauthorized => write!(
+            Kind::Unauthorized | Kind::Unexplained401 => write!(
                 f,
                 "bitbucket does not accept the access token ({request}, {status}); refresh it or sign in again"
             ),

@@ -161,7 +161,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Option<Kind> {
     let said = || ApiError::read(body);
     Some(match status.as_u16() {
         200..=299 => return None,
-        401 => Kind::Unauthorized,
+        401 => said().map_or(Kind::Unexplained401, |_| Kind::Unauthorized),
         // Without Bitbucket's own words, it is a firewall or a cache that said no, which says nothing.
         403 => said().map_or_else(|kind| kind, |error| error.missing_scope().unwrap_or(Kind::Forbidden)),
         404 => match said() {

@@ -79,7 +79,8 @@ impl Asking<'_> {
         else {
             return Err(Setback::GrantGone(version));
         };
-        let interrupted_before = grant.refreshing_since.is_some();
+        // An answer that was lost stays lost, whatever becomes of the tries after it.
+        let lost_before = grant.refreshing_since;
         grant.refreshing_since = Some(inner.clock.now());
         let version = match inner.store.put_grant(id, &grant, Some(version)).await {
             Ok(version) => version,
@@ -118,7 +119,7 @@ impl Asking<'_> {
                 outcomes.inc(RefreshOutcome::DoneElsewhere);
                 return Ok(judged(current, current_version, inner.clock.now()));
             }
-            if interrupted_before {
+            if lost_before.is_some() {
                 outcomes.inc(RefreshOutcome::Lost);
                 return Err(Setback::GrantLost);
             }
@@ -128,7 +129,7 @@ impl Asking<'_> {
                 return Err(Setback::GrantGone(version));
             };
             outcomes.inc(RefreshOutcome::Doubtful);
-            grant.refreshing_since = None;
+            grant.refreshing_since = lost_before;
             inner.store.put_grant(id, &grant, Some(version)).await?;
             return Err(Setback::Bitbucket(doubt));
         }
@@ -137,8 +138,8 @@ impl Asking<'_> {
             self.directory.0.client.doubt(&error, inner.clock.now());
         }
         if error.is_unsent() || matches!(error.remedy(), Remedy::RetryAfter(_) | Remedy::FixConfiguration) {
-            // Not sent, or turned away at the door: nothing was rotated, the next refusal is a real one.
-            grant.refreshing_since = None;
+            // Not sent, or turned away at the door: nothing was rotated by this one.
+            grant.refreshing_since = lost_before;
             inner.store.put_grant(id, &grant, Some(version)).await?;
         }
         Err(Setback::Bitbucket(error))

@@ -257,7 +257,7 @@ impl Asking<'_> {
                 // An access token may die before its time; whether the grant did is for the refresh to say.
                 let (grant, version) = self.refresh(account.id(), grant, version).await?;
                 match self.ask_with(account, (&grant.access_token, version), now).await {
-                    Err(Setback::Bitbucket(error)) if error.is_unauthorized() => {
+                    Err(Setback::Bitbucket(error)) if error.is_unauthorized() && error.is_worded() => {
                         Err(Setback::FreshTokenRefused(version))
                     }
                     answer => answer,
