@@ -16,6 +16,7 @@ use http::StatusCode;
 use url::Url;
 
 use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use crate::membership::repository::{Access, RepositoryName};
 use crate::secret::Secret;
 
 mod error;
@@ -155,6 +156,8 @@ pub enum Endpoint {
     Workspaces,
     /// What it is in one workspace.
     Permission,
+    /// What it may do with repositories of one workspace.
+    Repositories,
 }
 
 impl Endpoint {
@@ -166,6 +169,7 @@ impl Endpoint {
         Endpoint::Emails,
         Endpoint::Workspaces,
         Endpoint::Permission,
+        Endpoint::Repositories,
     ];
 
     /// A name for metrics and logs.
@@ -177,6 +181,7 @@ impl Endpoint {
             Endpoint::Emails => "emails",
             Endpoint::Workspaces => "workspaces",
             Endpoint::Permission => "permission",
+            Endpoint::Repositories => "repositories",
         }
     }
 }
@@ -280,6 +285,17 @@ pub enum Permission {
     },
     /// No member: refused, unknown workspace, a collaborator of some repository, or a word we do not know.
     None,
+}
+
+/// What the account may do with one repository, by Bitbucket's own word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RepositoryAccess {
+    /// Which repository.
+    pub name: RepositoryName,
+    /// Its uuid, which no other repository can take.
+    pub id: TeamId,
+    /// What may be done; `None`: nothing, or a word we do not know.
+    pub access: Option<Access>,
 }
 
 /// The highest that a member may do.
