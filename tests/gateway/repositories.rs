@@ -50,7 +50,7 @@ async fn who_may_do_enough_with_the_repository_passes_and_nobody_else() -> Check
     let reader = setup.signed_in("ben").await?;
     reader.script(&setup.url("/read")).await?.expect(200)?;
     let page = reader.get(&setup.url("/api")).await?;
-    assert!(page.expect(403)?.text().contains("write access to acme/api"), "{}", page.text());
+    assert!(page.expect(403)?.text().contains("write access to acme/"), "{}", page.text());
     setup.simulator.with(|world| world.set_repository_permission("ben", "acme/api", Some("admin")))?;
     let admin = setup.signed_in("ben").await?;
     admin.script(&setup.url("/api")).await?.expect(200)?;
