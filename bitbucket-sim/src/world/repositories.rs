@@ -81,7 +81,7 @@ impl World {
             self.repositories.iter_mut().find(|known| known.workspace == workspace && known.slug == slug)
         });
         let repository = named.ok_or_else(|| Unknown::Repository(full_name.to_owned()))?;
-        let old = std::mem::replace(&mut repository.uuid, String::new());
+        let old = std::mem::take(&mut repository.uuid);
         repository.uuid = uuid_of(&format!("another {old}"));
         self.repository_permissions.retain(|given| given.repository != old);
         Ok(())
