@@ -1,4 +1,4 @@
-//! The operator's address: health, readiness, metrics, keys, sessions. A second axum Router on a listener of its
+//! The operator's address: health, readiness, metrics, keys, sessions, Bitbucket. A second axum Router on a listener of its
 //! own.
 //!
 //! Owns: [`router`], [`serve`], [`Probes`], who may ask. Must not know: what the checks look at, where keys come
@@ -9,6 +9,7 @@
 //! not taken for an operator.
 
 mod call;
+mod doctor;
 mod keys;
 mod sessions;
 
@@ -32,6 +33,7 @@ use serde_json::{Value, json};
 
 use crate::assertion::Assertions;
 use crate::clock::Clock;
+use crate::directory::checkup::Doctor;
 use crate::keys::Keyring;
 use crate::live::Live;
 use crate::secret::Secret;
@@ -74,6 +76,8 @@ pub struct Api {
     pub assertions: Assertions,
     /// The keys that seal.
     pub ring: Arc<Keyring>,
+    /// Who looks at Bitbucket.
+    pub doctor: Arc<Doctor>,
     /// How long sessions live, how assertions are made.
     pub current: Current,
     /// The time.
@@ -91,6 +95,7 @@ impl Api {
         Router::new()
             .route("/api/sessions", get(sessions::list).delete(sessions::end_many))
             .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end_one))
+            .route("/api/doctor", get(doctor::report))
             .route("/api/keys", get(keys::list))
             .route("/api/keys/signing", post(keys::rotate))
             .with_state(Arc::new(self))

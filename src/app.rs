@@ -30,6 +30,7 @@ use crate::config::compile::store::Store as Place;
 use crate::config::compile::{Compiled, Token, secret_text};
 use crate::directory::Directory;
 use crate::directory::background::keep_young;
+use crate::directory::checkup::{self, Doctor};
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::keys::{self, Keyring};
@@ -119,6 +120,7 @@ pub struct App {
     services: Services,
     store: Store,
     directory: Directory,
+    doctor: Arc<Doctor>,
     clock: Clock,
     entropy: Entropy,
     listeners: Vec<Bound>,
@@ -210,6 +212,7 @@ impl App {
             current,
             services,
             store,
+            doctor: Doctor::new(directory.clone()),
             directory,
             clock,
             entropy,
@@ -349,8 +352,25 @@ impl App {
         admission
     }
 
+    /// Looks at Bitbucket: at what was seen every minute, and by asking every hour.
+    fn watch_bitbucket(&self) {
+        let (doctor, current) = (self.doctor.clone(), self.current.clone());
+        self.runtime.spawn(every(checkup::LOOK_EVERY, move || {
+            doctor.look(&current.load().gate.directory);
+            std::future::ready(())
+        }));
+        let (doctor, current) = (self.doctor.clone(), self.current.clone());
+        self.runtime.spawn(every(checkup::ASK_EVERY, move || {
+            let (doctor, current) = (doctor.clone(), current.load_full());
+            async move {
+                doctor.check(&current.gate.directory).await;
+            }
+        }));
+    }
+
     fn start_timers(&self) {
         self.watch_certificates();
+        self.watch_bitbucket();
 
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
@@ -547,6 +567,7 @@ impl App {
             store: self.store.clone(),
             assertions: assertions.clone(),
             ring: self.services.gate.keyring.clone(),
+            doctor: self.doctor.clone(),
             current: self.current.clone(),
             clock: self.clock.clone(),
             telemetry: self.telemetry.clone(),

@@ -15,12 +15,14 @@ use std::time::Duration;
 use http::StatusCode;
 use url::Url;
 
+use crate::clock::Timestamp;
 use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
 use crate::membership::repository::{Access, RepositoryName};
 use crate::secret::Secret;
 
 mod error;
 mod oauth;
+pub mod observed;
 mod rest;
 mod transport;
 mod wire;
@@ -84,6 +86,13 @@ pub trait Traffic: Send + Sync {
 
     /// What came of a request that was admitted. Told once for each, on the asking task; must not block.
     fn done(&self, call: &Call);
+
+    /// What the answer to a question means, once it is read: told after [`Traffic::done`], unless whoever asked went
+    /// away. A permission that Bitbucket denies is an answer. Must not block.
+    fn judged(&self, _endpoint: Endpoint, _verdict: Result<(), &Error>) {}
+
+    /// What a token answer says was granted. Must not block.
+    fn granted(&self, _scopes: &str) {}
 }
 
 /// Whoever only listens lets everything pass.
@@ -139,11 +148,30 @@ pub struct Remarks {
     pub retry_after: Option<Duration>,
     /// Whether it says that few calls are left.
     pub near_limit: bool,
+    /// When it was sent, by the clock of whoever sent it: `Date`, in whole seconds.
+    pub date: Option<Timestamp>,
+    /// The scopes of the token: `X-OAuth-Scopes`. At most 64.
+    pub scopes: Option<Vec<Box<str>>>,
+    /// What it says of the endpoint's future.
+    pub notices: Notices,
+}
+
+/// What an answer says of the future of its endpoint. Each is text of at most 200 characters.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Notices {
+    /// `Deprecation` (RFC 9745).
+    pub deprecation: Option<Box<str>>,
+    /// `Sunset` (RFC 8594).
+    pub sunset: Option<Box<str>>,
+    /// `Warning` (RFC 7234 §5.5).
+    pub warning: Option<Box<str>>,
 }
 
 /// What Bitbucket can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Endpoint {
+    /// The page where people sign in; we ask it without anybody, for whether it takes our redirect URI.
+    Authorize,
     /// A code for tokens.
     Exchange,
     /// A refresh token for new tokens.
@@ -163,6 +191,7 @@ pub enum Endpoint {
 impl Endpoint {
     /// Every one, in the order of their definition.
     pub const ALL: &'static [Endpoint] = &[
+        Endpoint::Authorize,
         Endpoint::Exchange,
         Endpoint::Refresh,
         Endpoint::User,
@@ -175,6 +204,7 @@ impl Endpoint {
     /// A name for metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
+            Endpoint::Authorize => "authorize",
             Endpoint::Exchange => "exchange",
             Endpoint::Refresh => "refresh",
             Endpoint::User => "user",
@@ -182,6 +212,27 @@ impl Endpoint {
             Endpoint::Workspaces => "workspaces",
             Endpoint::Permission => "permission",
             Endpoint::Repositories => "repositories",
+        }
+    }
+
+    /// The scope that it needs, if any.
+    pub fn scope(self) -> Option<&'static str> {
+        match self {
+            Endpoint::Authorize | Endpoint::Exchange | Endpoint::Refresh => None,
+            Endpoint::Emails => Some("email"),
+            Endpoint::User | Endpoint::Workspaces | Endpoint::Permission => Some("account"),
+        }
+    }
+
+    /// As Bitbucket's own documents call it.
+    pub fn place(self) -> &'static str {
+        match self {
+            Endpoint::Authorize => "GET /site/oauth2/authorize",
+            Endpoint::Exchange | Endpoint::Refresh => "POST /site/oauth2/access_token",
+            Endpoint::User => "GET /2.0/user",
+            Endpoint::Emails => "GET /2.0/user/emails",
+            Endpoint::Workspaces => "GET /2.0/user/workspaces",
+            Endpoint::Permission => "GET /2.0/user/workspaces/{team}/permission",
         }
     }
 }
@@ -202,6 +253,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The status, where there was an answer.
+    pub fn status(self) -> Option<StatusCode> {
+        match self {
+            Outcome::Answered(status) => Some(status),
+            _ => None,
+        }
+    }
+
     /// A name for metrics: a status worth telling apart, a status class, or the failure.
     pub fn label(self) -> &'static str {
         match self {
@@ -342,6 +401,11 @@ impl Bitbucket {
         let client = http_client(settings.timeout, proxy)
             .map_err(|error| Error::at_start(Kind::NoClient, Some(error)))?;
         Ok(Bitbucket { inner: Arc::new(Inner { settings, client, traffic }), right: Right::SignIn })
+    }
+
+    /// The callback URL, as it is registered.
+    pub fn redirect_uri(&self) -> &Url {
+        &self.inner.settings.redirect_uri
     }
 
     /// The same, whose calls have this right.

@@ -1,9 +1,10 @@
-//! The command line: `run | dev | validate | explain | sessions | keys | health | version`.
+//! The command line: `run | dev | validate | explain | sessions | keys | doctor | health | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
 
 mod admin;
+mod doctor;
 mod explain;
 mod health;
 mod keys;
@@ -47,6 +48,8 @@ enum Command {
     Sessions(sessions::Sessions),
     /// Make, list and rotate keys.
     Keys(keys::Keys),
+    /// Check everything that the configuration needs of Bitbucket: exit code 0 if it is in order, 1 if not.
+    Doctor(doctor::Doctor),
     /// Ask a running gateway whether it is alive: exit code 0 if so, 1 if not.
     Health(health::Health),
     /// Print version, commit and what speaks TLS.
@@ -82,6 +85,8 @@ pub enum Failure {
     Config(Problems),
     /// 1: something that was typed, or asked for.
     Input(String),
+    /// This code, and everything has been said.
+    Told(ExitCode),
     /// 3: it could not run.
     Running(String),
 }
@@ -92,6 +97,7 @@ impl Failure {
         let mut stderr = io::stderr().lock();
         // Nobody is left to tell when stderr is closed.
         let (written, code) = match self {
+            Failure::Told(code) => return *code,
             Failure::Config(problems) => (writeln!(stderr, "{problems}"), 1),
             Failure::Input(problem) => (writeln!(stderr, "teamgate: {problem}"), 1),
             Failure::Running(problem) => (writeln!(stderr, "teamgate: {problem}"), 3),
@@ -121,6 +127,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(explain) => explain.run(),
         Command::Sessions(sessions) => sessions.run(),
         Command::Keys(keys) => keys.run(),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Health(health) => health.run(),
         Command::Version => {
             let (version, commit) = (telemetry::VERSION, telemetry::COMMIT);
@@ -129,9 +136,14 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Its warnings are for whoever starts the gateway.
+fn load_quietly(file: &ConfigFile) -> Result<Compiled, Failure> {
+    config::load(&file.config, &|name| std::env::var(name).ok(), Clock::system().now())
+        .map_err(Failure::Config)
+}
+
 fn load(file: &ConfigFile) -> Result<Compiled, Failure> {
-    let compiled = config::load(&file.config, &|name| std::env::var(name).ok(), Clock::system().now())
-        .map_err(Failure::Config)?;
+    let compiled = load_quietly(file)?;
     for warning in compiled.warnings.lines() {
         // Said once, at start; nobody is left to tell when stderr is closed.
         let _ = writeln!(io::stderr(), "warning: {warning}");

@@ -8,6 +8,8 @@
 //! old to be believed makes a request wait, in [`Directory::answer`].
 
 pub mod background;
+pub mod checkup;
+pub mod doctor;
 mod elsewhere;
 pub mod plan;
 pub mod refresh;

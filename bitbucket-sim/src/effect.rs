@@ -19,6 +19,8 @@ pub(crate) enum Effect {
     ServeAndCut,
     /// Serve the request, then keep back half the body.
     ServeHalf,
+    /// Serve the request, and put these fields into the head of the answer.
+    ServeWith(Vec<(String, String)>),
 }
 
 impl Effect {
@@ -29,6 +31,7 @@ impl Effect {
             FaultKind::Drop => Effect::Cut,
             FaultKind::LostAnswer => Effect::ServeAndCut,
             FaultKind::Truncated => Effect::ServeHalf,
+            FaultKind::Headers(fields) => Effect::ServeWith(fields),
             FaultKind::Status(status) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 Effect::Instead(edge_page(status))

@@ -44,6 +44,8 @@ pub enum FaultKind {
     /// 200 with an HTML page instead of JSON.
     #[serde(rename = "html_200")]
     Html200,
+    /// The answer is right, and its head has these fields, instead of those of the same names.
+    Headers(Vec<(String, String)>),
     /// 410 as the removed endpoints answer.
     Gone,
     /// The request is served, and the connection is closed before the answer. On `token.refresh`: the rotation
@@ -109,6 +111,10 @@ mod tests {
             (r#""drop""#, FaultKind::Drop),
             (r#""truncated""#, FaultKind::Truncated),
             (r#""html_200""#, FaultKind::Html200),
+            (
+                r#"{"headers":[["sunset","soon"]]}"#,
+                FaultKind::Headers(vec![("sunset".to_owned(), "soon".to_owned())]),
+            ),
             (r#""gone""#, FaultKind::Gone),
             (r#""lost_answer""#, FaultKind::LostAnswer),
             (

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -161,6 +161,7 @@ async fn exchange(request: Request<Incoming>, router: Router, shared: Shared) ->
         Some(Effect::Instead(response)) => Ok(response),
         None => Ok(route(router, request).await),
         Some(Effect::ServeHalf) => Ok(halved(route(router, request).await).await),
+        Some(Effect::ServeWith(fields)) => Ok(dressed(route(router, request).await, &fields)),
         Some(Effect::ServeAndCut) => Err(account(&route(router, request).await)),
     };
 
@@ -185,6 +186,16 @@ async fn exchange(request: Request<Incoming>, router: Router, shared: Shared) ->
 async fn route(router: Router, request: Request<Body>) -> Response {
     let Ok(mut response) = router.oneshot(request).await;
     response.headers_mut().insert(header::SERVER, HeaderValue::from_static("AtlassianEdge"));
+    response
+}
+
+/// What is no field is left out.
+fn dressed(mut response: Response, fields: &[(String, String)]) -> Response {
+    for (name, value) in fields {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
     response
 }
 

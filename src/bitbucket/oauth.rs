@@ -110,6 +110,34 @@ impl Bitbucket {
         }
     }
 
+    /// Whether Bitbucket's sign-in page takes our redirect URI, by asking for the page as a browser would in which
+    /// nobody is signed in. It shows a page of its own where it does not. Costs one call and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the redirect URI is refused, or the page is not there. That there is no error is no promise: Bitbucket may
+    /// want somebody to sign in before it looks.
+    pub async fn check_redirect(&self) -> Result<(), Error> {
+        // Of the length that a challenge has; nobody has its verifier.
+        let url = self.authorize_url("teamgate-doctor", &"0".repeat(43));
+        let place = Place::of(Endpoint::Authorize, &Method::GET, &url);
+        let request = reqwest::Request::new(Method::GET, url);
+        let verdict = match self.send(Endpoint::Authorize, request, self.deadline()).await {
+            // On to the form for name and password.
+            Err(error) if *error.kind() == Kind::Redirected => Ok(()),
+            Err(error) => Err(error),
+            Ok(answer) => match page(answer.status, &answer.body) {
+                None => Ok(()),
+                Some(kind) => {
+                    let place = Place { status: Some(answer.status), ..place };
+                    Err(Error::new(kind, place))
+                }
+            },
+        };
+        self.inner.traffic.judged(Endpoint::Authorize, verdict.as_ref().copied());
+        verdict
+    }
+
     /// Made anew for each use, so that the secret rests in its [`Secret`] only.
     fn client(&self) -> Client {
         let settings = &self.inner.settings;
@@ -170,6 +198,19 @@ impl Road<'_> {
         &self,
         answer: Result<TokenAnswer, RequestTokenError<Error, BasicErrorResponse>>,
     ) -> Result<Tokens, Error> {
+        let tokens = self.read(answer);
+        let traffic = &self.bitbucket.inner.traffic;
+        traffic.judged(self.endpoint, tokens.as_ref().map(|_| ()));
+        if let Some(scopes) = tokens.as_ref().ok().and_then(|tokens| tokens.scopes.as_deref()) {
+            traffic.granted(scopes);
+        }
+        tokens
+    }
+
+    fn read(
+        &self,
+        answer: Result<TokenAnswer, RequestTokenError<Error, BasicErrorResponse>>,
+    ) -> Result<Tokens, Error> {
         let kind = match answer {
             Ok(answer) => return tokens(answer).map_err(|kind| self.error(kind)),
             Err(RequestTokenError::Request(error)) => return Err(error),
@@ -182,6 +223,18 @@ impl Road<'_> {
             Err(RequestTokenError::Other(_)) => Kind::CutShort,
         };
         Err(self.error(kind))
+    }
+}
+
+/// What is wrong with the sign-in page, if anything. Another refusal than these may be about who asks: a browser
+/// without cookies that is none.
+fn page(status: StatusCode, body: &[u8]) -> Option<Kind> {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    match status.as_u16() {
+        _ if text.contains("invalid redirect_uri") => Some(Kind::RedirectRefused),
+        400 => Some(Kind::Unexpected),
+        404 => Some(Kind::NotFound),
+        _ => None,
     }
 }
 

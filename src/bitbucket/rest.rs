@@ -161,11 +161,19 @@ impl Bitbucket {
         };
         request.headers_mut().insert(AUTHORIZATION, bearer);
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let answer = self.send(endpoint, request, deadline).await?;
-        match refusal(answer.status, &answer.body) {
-            None => Ok(answer),
-            Some(kind) => Err(answer.error(kind)),
-        }
+        let answer = self.send(endpoint, request, deadline).await.and_then(|answer| {
+            match refusal(answer.status, &answer.body) {
+                None => Ok(answer),
+                Some(kind) => Err(answer.error(kind)),
+            }
+        });
+        // That somebody is no member is an answer.
+        let says_no = |error: &Error| {
+            endpoint == Endpoint::Permission && matches!(error.kind(), Kind::Forbidden | Kind::NotFound)
+        };
+        let fault = answer.as_ref().err().filter(|error| !says_no(error));
+        self.inner.traffic.judged(endpoint, fault.map_or(Ok(()), Err));
+        answer
     }
 }
 

@@ -13,10 +13,14 @@ use time::format_description::well_known::Rfc2822;
 use url::Url;
 
 use super::error::{Error, Kind, Place};
-use super::{Bitbucket, Call, Endpoint, Outcome, Remarks, Right, Traffic};
+use super::{Bitbucket, Call, Endpoint, Notices, Outcome, Remarks, Right, Traffic, observed};
+use crate::clock::Timestamp;
 
 /// What one answer may weigh. A hundred workspaces are about 60 KiB.
 const BODY_LIMIT: usize = 1 << 20;
+
+/// What is kept of a notice, in characters.
+const NOTICE_LIMIT: usize = 200;
 
 /// The moment by which a question is answered, all pages included.
 pub(super) type Deadline = tokio::time::Instant;
@@ -149,10 +153,25 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
     Ok(body)
 }
 
+/// A date of HTTP's, after 1970.
+fn moment(text: &str) -> Option<Timestamp> {
+    let seconds = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?.unix_timestamp();
+    u64::try_from(seconds).ok().map(Timestamp::from_unix_seconds)
+}
+
 /// What the head of an answer says beside its status.
 fn remarks(status: StatusCode, headers: &HeaderMap) -> Remarks {
     let near = headers.get("x-ratelimit-nearlimit").and_then(|value| value.to_str().ok());
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let notice = |name| text(name).map(|text| text.chars().take(NOTICE_LIMIT).collect());
     Remarks {
+        date: text(DATE.as_str()).and_then(moment),
+        scopes: text("x-oauth-scopes").map(observed::scopes),
+        notices: Notices {
+            deprecation: notice("deprecation"),
+            sunset: notice("sunset"),
+            warning: notice("warning"),
+        },
         retry_after: if status == StatusCode::TOO_MANY_REQUESTS { retry_after(headers) } else { None },
         near_limit: near.is_some_and(|near| near.trim().eq_ignore_ascii_case("true")),
     }

@@ -12,9 +12,7 @@ use clap::Args;
 use serde_json::Value;
 use url::Url;
 
-use super::{ConfigFile, Failure};
-use crate::clock::Clock;
-use crate::config;
+use super::{ConfigFile, Failure, load_quietly};
 use crate::config::compile::{Token, secret_text};
 use crate::secret::Secret;
 
@@ -45,6 +43,16 @@ pub(super) struct Gateway {
 }
 
 impl Admin {
+    /// The configuration that is used where the address is not given.
+    pub(super) fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
+    /// Whether the address is given.
+    pub(super) fn is_told(&self) -> bool {
+        self.admin.is_some()
+    }
+
     /// # Errors
     ///
     /// The configuration or the token cannot be read, or the address is none.
@@ -65,9 +73,7 @@ impl Admin {
             };
             return Ok(Gateway { url: url.clone(), token });
         }
-        // Its warnings are for whoever starts the gateway.
-        let admin = config::load(&self.file.config, &|name| std::env::var(name).ok(), Clock::system().now());
-        let admin = admin.map_err(Failure::Config)?.admin;
+        let admin = load_quietly(&self.file)?.admin;
         let url = format!("http://{}", reachable(admin.address)).parse();
         let url = url.map_err(|_| Failure::Input(format!("{}: no address", admin.address)))?;
         let token = match admin.token {
@@ -148,7 +154,14 @@ impl Gateway {
         }
     }
 
-    fn place(&self) -> String {
+    /// Whether anything listens there.
+    pub(super) fn is_there(&self) -> bool {
+        let addresses = self.url.socket_addrs(|| None).unwrap_or_default();
+        addresses.iter().any(|address| TcpStream::connect_timeout(address, CONNECT).is_ok())
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> String {
         self.url.origin().ascii_serialization()
     }
 

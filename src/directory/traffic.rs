@@ -10,7 +10,8 @@ use super::plan::breaker::Breaker;
 use super::plan::budget::Budget;
 use super::plan::limiter::Limiter;
 use super::plan::queue::Supply;
-use crate::bitbucket::{Call, Endpoint, Held, HeldBack, Outcome, Right, Traffic};
+use crate::bitbucket::observed::{Observations, Observer};
+use crate::bitbucket::{self, Call, Endpoint, Held, HeldBack, Outcome, Right, Traffic};
 use crate::clock::{Clock, Timestamp};
 use crate::entropy::Entropy;
 use crate::telemetry::labels::{self, CallOutcome, HoldReason};
@@ -28,6 +29,7 @@ pub struct Governor {
     telemetry: Telemetry,
     entropy: Entropy,
     state: Mutex<State>,
+    observer: Observer,
 }
 
 struct State {
@@ -45,7 +47,8 @@ impl Governor {
         let budget = Rate::new(USUAL_BUDGET, Duration::from_secs(3600)).map(Budget::new);
         let state =
             State { budget, limiter: Limiter::default(), breakers: Default::default(), background: 0 };
-        Arc::new(Governor { clock, telemetry, entropy, state: Mutex::new(state) })
+        let observer = Observer::new(clock.clone());
+        Arc::new(Governor { clock, telemetry, entropy, state: Mutex::new(state), observer })
     }
 
     /// Another budget from now on; `None`: as many calls as it takes.
@@ -78,6 +81,11 @@ impl Governor {
     /// How many calls the background made since this was asked last: over many re-queries, what they cost.
     pub(super) fn take_background_calls(&self) -> u32 {
         std::mem::take(&mut self.state().background)
+    }
+
+    /// What the answers so far have shown of Bitbucket.
+    pub(super) fn observations(&self) -> Observations {
+        self.observer.observations()
     }
 
     /// Brings the gauges up to date.
@@ -122,7 +130,16 @@ impl Traffic for Governor {
         })
     }
 
+    fn judged(&self, endpoint: Endpoint, verdict: Result<(), &bitbucket::Error>) {
+        self.observer.judged(endpoint, verdict);
+    }
+
+    fn granted(&self, scopes: &str) {
+        self.observer.granted(scopes);
+    }
+
     fn done(&self, call: &Call) {
+        self.observer.done(call);
         let metrics = &self.telemetry.metrics;
         let endpoint = endpoint_label(call.endpoint);
         metrics.bitbucket_calls.inc((endpoint, outcome_label(call.outcome)));
@@ -171,6 +188,7 @@ impl State {
 
 fn endpoint_label(endpoint: Endpoint) -> labels::Endpoint {
     match endpoint {
+        Endpoint::Authorize => labels::Endpoint::Other,
         Endpoint::Exchange | Endpoint::Refresh => labels::Endpoint::Token,
         Endpoint::User => labels::Endpoint::User,
         Endpoint::Emails => labels::Endpoint::Emails,

@@ -93,7 +93,7 @@ macro_rules! one {
 }
 
 one! {
-    AssertionSource CallOutcome CallRight CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Freshness
+    AssertionSource CallOutcome CallRight CertificateReload ConnectionRefusal CookieFault Decision EndReason Ending Endpoint Finding Freshness
     HandOverOutcome HoldReason KeyReload LogStream OpenKind RefreshOutcome RequeryOutcome SignInOutcome StatusClass StoreOperation Throttled UpstreamFault
 }
 
@@ -332,6 +332,32 @@ label! {
         RepositoryPermissions = "repository_permissions",
         /// Anything else.
         Other = "other",
+    }
+}
+
+label! {
+    /// What is wrong between the gateway and Bitbucket.
+    Finding is "kind" {
+        /// A scope is missing.
+        Scope = "scope",
+        /// Our client, or its secret, is refused.
+        Client = "client",
+        /// The redirect URI is refused.
+        RedirectUri = "redirect_uri",
+        /// An address in the configuration leads elsewhere.
+        Address = "address",
+        /// An endpoint is no more.
+        Removed = "removed",
+        /// An endpoint is going to be removed.
+        Leaving = "leaving",
+        /// Bitbucket warns.
+        Warning = "warning",
+        /// The clocks are apart.
+        Clock = "clock",
+        /// No good answer for ten minutes.
+        Away = "away",
+        /// An answer that we do not know.
+        Unexpected = "unexpected",
     }
 }
 

@@ -16,9 +16,9 @@ use prometheus::{
 
 use super::labels::{
     AssertionSource, CallOutcome, CallRight, CertificateReload, ConnectionRefusal, CookieFault, Decision,
-    EndReason, Ending, Endpoint, Freshness, HandOverOutcome, HoldReason, KeyReload, Labels, LogStream, One,
-    OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation, Throttled,
-    UpstreamFault,
+    EndReason, Ending, Endpoint, Finding, Freshness, HandOverOutcome, HoldReason, KeyReload, Labels,
+    LogStream, One, OpenKind, RefreshOutcome, RequeryOutcome, SignInOutcome, StatusClass, StoreOperation,
+    Throttled, UpstreamFault,
 };
 use super::process::Process;
 use super::reference::Row;
@@ -105,6 +105,10 @@ pub struct Metrics {
     pub bitbucket_closed: Gauge,
     /// 1 while an endpoint is left alone.
     pub bitbucket_circuit_open: Gauges<Endpoint>,
+    /// What the doctor found.
+    pub bitbucket_findings: Gauges<Finding>,
+    /// How far Bitbucket's clock is ahead of ours, in seconds.
+    pub bitbucket_clock_skew: Gauge,
     /// Ends of token refreshes.
     pub token_refreshes: Counters<RefreshOutcome>,
 
@@ -371,6 +375,16 @@ impl Metrics {
             "1 while an endpoint is left alone because it kept failing, else 0.",
             "1 means that Bitbucket is the problem, not the gateway.",
         )?;
+        let bitbucket_findings = t.gauges(
+            "teamgate_bitbucket_findings",
+            "What is wrong between the configuration and Bitbucket, as `teamgate doctor` reports it; looked at once a minute.",
+            "Anything above zero: `teamgate doctor` says what, and what to do. `leaving` means that there is time.",
+        )?;
+        let bitbucket_clock_skew = t.seconds(
+            "teamgate_bitbucket_clock_skew_seconds",
+            "How far Bitbucket's clock was ahead of ours at its last answer, at least; below 0 where it was behind.",
+            "Beyond 30 in either direction, set the clock: apps refuse assertions of another time.",
+        )?;
         let token_refreshes = t.counters(
             "teamgate_token_refreshes_total",
             "Refreshes of access tokens.",
@@ -506,6 +520,8 @@ impl Metrics {
             bitbucket_calls_held,
             bitbucket_closed,
             bitbucket_circuit_open,
+            bitbucket_findings,
+            bitbucket_clock_skew,
             token_refreshes,
             assertions,
             store_operations,

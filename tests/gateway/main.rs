@@ -10,6 +10,7 @@ mod answers;
 mod authorization;
 mod commands;
 mod directory;
+mod doctor;
 mod domains;
 mod durability;
 mod framing;
