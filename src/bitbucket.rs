@@ -221,6 +221,8 @@ impl Endpoint {
             Endpoint::Authorize | Endpoint::Exchange | Endpoint::Refresh => None,
             Endpoint::Emails => Some("email"),
             Endpoint::User | Endpoint::Workspaces | Endpoint::Permission => Some("account"),
+            // And `account`, which others need anyway.
+            Endpoint::Repositories => Some("repository"),
         }
     }
 
@@ -233,6 +235,7 @@ impl Endpoint {
             Endpoint::Emails => "GET /2.0/user/emails",
             Endpoint::Workspaces => "GET /2.0/user/workspaces",
             Endpoint::Permission => "GET /2.0/user/workspaces/{team}/permission",
+            Endpoint::Repositories => "GET /2.0/user/workspaces/{team}/permissions/repositories",
         }
     }
 }
