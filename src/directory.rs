@@ -389,8 +389,10 @@ impl Directory {
     ) -> Option<Arc<Known>> {
         let known = account.known();
         let fresh = freshness(known.membership.as_of(), now, &settings.ages, bounds, account.weather());
+        // At the first request, not at the first that is due: whoever signs in and sits still is asked about, too, or a
+        // grant that was withdrawn meanwhile would go unnoticed.
+        self.in_use(account, settings, now);
         if fresh != Freshness::Young {
-            self.in_use(account, settings, now);
             // The background goes by the common ages: a route with a bound of its own asks for itself.
             if fresh == Freshness::Due && bounds.max_age.is_some() && self.may_ask(account, now) {
                 self.requery(account, settings, Right::Background);

@@ -803,4 +803,38 @@ mod tests {
         }
         Ok(())
     }
+
+    /// Alone, with `--nocapture`, it shows the figure; beside others it knows that it is not twice as much.
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "what was measured is shown to whoever asks for it")]
+    async fn half_a_million_sessions_weigh_little() -> Outcome {
+        const MANY: u32 = 500_000;
+        let resident = || -> Result<f64, Box<dyn std::error::Error>> {
+            let pages = std::fs::read_to_string("/proc/self/statm")?;
+            Ok(pages.split_whitespace().nth(1).ok_or("no second number")?.parse::<f64>()? * 4096.0)
+        };
+        let place = Place::new()?;
+        let (live, directory) = place.gateway()?;
+        let ann = ann(&directory).await?;
+        let record = Record {
+            account: ann.id(),
+            begun_at: at(0),
+            last_used_at: at(0),
+            address: None,
+            user_agent: None,
+            hosts: Box::default(),
+        };
+        let before = resident()?;
+        for number in 0..MANY {
+            // As spread as hashes are.
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+            live.keep(SessionKey(key), &record, ann.clone(), at(0));
+        }
+        let each = (resident()? - before) / f64::from(MANY);
+        println!("{MANY} live sessions: {each:.0} bytes each");
+        assert_eq!(live.count(), MANY as usize);
+        assert!(each < 300.0, "{each} bytes each");
+        Ok(())
+    }
 }

@@ -8,6 +8,8 @@
     reason = "what was measured is shown to whoever asks for it, with --nocapture"
 )]
 
+mod store;
+
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
