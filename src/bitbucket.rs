@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::clock::Timestamp;
 use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use crate::membership::repository::{Access, RepositoryName};
 use crate::secret::Secret;
 
 mod error;
@@ -183,6 +184,8 @@ pub enum Endpoint {
     Workspaces,
     /// What it is in one workspace.
     Permission,
+    /// What it may do with repositories of one workspace.
+    Repositories,
 }
 
 impl Endpoint {
@@ -195,6 +198,7 @@ impl Endpoint {
         Endpoint::Emails,
         Endpoint::Workspaces,
         Endpoint::Permission,
+        Endpoint::Repositories,
     ];
 
     /// A name for metrics and logs.
@@ -207,6 +211,7 @@ impl Endpoint {
             Endpoint::Emails => "emails",
             Endpoint::Workspaces => "workspaces",
             Endpoint::Permission => "permission",
+            Endpoint::Repositories => "repositories",
         }
     }
 
@@ -216,6 +221,8 @@ impl Endpoint {
             Endpoint::Authorize | Endpoint::Exchange | Endpoint::Refresh => None,
             Endpoint::Emails => Some("email"),
             Endpoint::User | Endpoint::Workspaces | Endpoint::Permission => Some("account"),
+            // And `account`, which others need anyway.
+            Endpoint::Repositories => Some("repository"),
         }
     }
 
@@ -228,6 +235,7 @@ impl Endpoint {
             Endpoint::Emails => "GET /2.0/user/emails",
             Endpoint::Workspaces => "GET /2.0/user/workspaces",
             Endpoint::Permission => "GET /2.0/user/workspaces/{team}/permission",
+            Endpoint::Repositories => "GET /2.0/user/workspaces/{team}/permissions/repositories",
         }
     }
 }
@@ -339,6 +347,17 @@ pub enum Permission {
     },
     /// No member: refused, unknown workspace, a collaborator of some repository, or a word we do not know.
     None,
+}
+
+/// What the account may do with one repository, by Bitbucket's own word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RepositoryAccess {
+    /// Which repository.
+    pub name: RepositoryName,
+    /// Its uuid, which no other repository can take.
+    pub id: TeamId,
+    /// What may be done; `None`: nothing, or a word we do not know.
+    pub access: Option<Access>,
 }
 
 /// The highest that a member may do.

@@ -13,6 +13,7 @@ pub mod doctor;
 mod elsewhere;
 pub mod plan;
 pub mod refresh;
+pub mod repositories;
 pub mod requery;
 pub mod traffic;
 
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, watch};
 use self::plan::queue::{Look, Queue};
 use self::plan::{Ages, Bounds, Freshness, Weather, freshness};
 use self::refresh::ClientDoubt;
+use self::repositories::Repositories;
 use self::traffic::Governor;
 use crate::bitbucket::{Bitbucket, Endpoint, Right};
 use crate::clock::{Clock, Timestamp};
@@ -92,6 +94,7 @@ pub struct Account {
     /// Whether the background knows that it is in use.
     queued: AtomicBool,
     flight: Mutex<Option<watch::Receiver<bool>>>,
+    repositories: Repositories,
 }
 
 /// Whether an account's grant still works.
@@ -127,6 +130,8 @@ pub enum Cause {
     NoBudget,
     /// It does not accept our client, or the client lacks a scope: the operator has to act.
     Misconfigured,
+    /// Our client lacks the scope `repository`, which a rule needs: the operator has to act.
+    RepositoryScope,
     /// It has removed what we ask: a new version is needed.
     Removed,
     /// Something that we cannot use.
@@ -139,6 +144,7 @@ impl Account {
     fn new(known: Known, now: Timestamp) -> Account {
         Account {
             id: known.identity.account(),
+            repositories: Repositories::of(&known.membership, now),
             known: ArcSwap::from_pointee(known),
             used_at: AtomicU64::new(now.unix_millis()),
             condition: AtomicU8::new(Condition::Good as u8),
@@ -362,6 +368,7 @@ impl Directory {
             account.set_condition(Condition::Good);
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
+            account.repositories.forgive();
             self.publish(&account, Arc::new(known), Told::Here);
             account.touch(now);
             return Ok(account);
@@ -501,6 +508,17 @@ impl Directory {
         settings: &Arc<Settings>,
         right: Right,
     ) -> watch::Receiver<bool> {
+        self.start(account, settings, right, What::Membership)
+    }
+
+    /// The same about something. Whoever joins must look whether that was it.
+    fn start(
+        &self,
+        account: &Arc<Account>,
+        settings: &Arc<Settings>,
+        right: Right,
+        what: What,
+    ) -> watch::Receiver<bool> {
         let mut flight = account.flight.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(under_way) = flight.as_ref()
             && !*under_way.borrow()
@@ -512,7 +530,10 @@ impl Directory {
         *flight = Some(joined.clone());
         let (directory, account, settings) = (self.clone(), account.clone(), settings.clone());
         self.0.runtime.spawn(async move {
-            requery::requery(&directory, &account, &settings, right).await;
+            match what {
+                What::Membership => requery::requery(&directory, &account, &settings, right).await,
+                What::Repositories => repositories::ask_new(&directory, &account, &settings, right).await,
+            }
             done.send_replace(true);
         });
         joined
@@ -699,6 +720,15 @@ pub struct Census {
 enum Changed {
     Yes,
     No,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    /// All that is known of an account.
+    Membership,
+    /// What it may do with repositories that it has met for the first time.
+    Repositories,
 }
 
 /// Who asked.

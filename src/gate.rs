@@ -17,12 +17,13 @@ use http::header::ORIGIN;
 
 use crate::clock::Timestamp;
 use crate::directory::plan::Bounds;
-use crate::directory::{self, Answer, Cause, Condition, Directory, Known, Watched};
+use crate::directory::{self, Account, Answer, Cause, Condition, Directory, Known, Watched};
 use crate::facts::{Facts, Shape, shape};
 use crate::gate::cookie::{NotOurs, SessionId};
 use crate::gate::preflight::is_preflight;
 use crate::keys::Keyring;
 use crate::live::{Live, LiveSession, Over};
+use crate::membership::repository::RepositoryName;
 use crate::policy::{self, Decision, Subject};
 use crate::route::refusal::Refusal;
 use crate::route::target::Target;
@@ -92,6 +93,9 @@ impl Verdict {
                         Cause::Unanswered => "bitbucket does not answer",
                         Cause::NoBudget => "directory.budget is used up",
                         Cause::Misconfigured => "bitbucket refuses our client, or it lacks a scope",
+                        Cause::RepositoryScope => {
+                            "our client lacks the scope `repository`; tick it on the client's page at Bitbucket"
+                        }
                         Cause::Removed => "bitbucket removed what teamgate asks",
                         Cause::Unusable | Cause::FreshTokenRefused => "bitbucket's answer is of no use",
                     };
@@ -290,7 +294,19 @@ impl Gate {
                 return Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after });
             }
         };
-        self.decide(settings, route, Who { session, known })
+        let unasked = unasked(settings, route, &session.account, &known, facts.now);
+        if unasked.is_empty() {
+            return self.decide(settings, route, Who { session, known });
+        }
+        let account = &session.account;
+        match self.directory.answer_repositories(account, &settings.directory, &unasked, facts.now).await {
+            Answer::Known(known) => self.decide(settings, route, Who { session, known }),
+            Answer::Ended => Verdict::SignIn(SignIn { route: route.clone(), why: Nobody::DeadCookie }),
+            Answer::CannotTell { last_answer, retry_after, cause } => {
+                let missing = Missing::Membership { last_answer, cause };
+                Verdict::CannotTell(CannotTell { route: route.clone(), missing, retry_after })
+            }
+        }
     }
 
     fn decide(&self, settings: &Settings, route: &Arc<Route>, who: Who) -> Verdict {
@@ -341,9 +357,18 @@ impl Gate {
         }
         let subject = Subject::Account { identity: &known.identity, membership: &known.membership };
         match policy::decide(&route.policy, subject) {
-            Decision::Allow(_) => Recheck::Stands,
+            Decision::Allow(_) => {
+                account.meets(route.policy.repositories(), now);
+                Recheck::Stands
+            }
             Decision::Deny(_) | Decision::AskSignIn => Recheck::Lost(Ending::NotAllowed),
-            Decision::CannotTell(_) => Recheck::Doubtful,
+            Decision::CannotTell(_) => {
+                let unasked = unasked(settings, route, account, &known, now);
+                if !unasked.is_empty() {
+                    self.directory.watch_repositories(account, &settings.directory, &unasked, now);
+                }
+                Recheck::Doubtful
+            }
         }
     }
 
@@ -390,6 +415,29 @@ impl Gate {
             Some(known) => Answer::Known(known),
             None => self.directory.answer(&session.account, &settings.directory, bounds, now).await,
         }
+    }
+}
+
+/// The repositories on which the decision hangs and about which nobody has asked yet. Those that were asked about are
+/// kept young from now on. Costs nothing on a route whose rule names none.
+fn unasked(
+    settings: &Settings,
+    route: &Route,
+    account: &Account,
+    known: &Known,
+    now: Timestamp,
+) -> Vec<RepositoryName> {
+    let names = route.policy.repositories();
+    if names.clone().next().is_none() || !settings.directory.admits(&known.membership) {
+        return Vec::new();
+    }
+    account.meets(names.clone(), now);
+    let subject = Subject::Account { identity: &known.identity, membership: &known.membership };
+    match policy::decide(&route.policy, subject) {
+        Decision::CannotTell(_) => {
+            names.filter(|name| known.membership.repository(name).is_none()).cloned().collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Which teams an account is in, as of when, and what changed between two answers.
 //!
-//! Owns: [`Membership`], [`Team`], [`TeamName`], [`Group`], [`Change`].
+//! Owns: [`Membership`], [`Team`], [`TeamName`], [`Group`], [`Change`]. What it may do with repositories is in
+//! `membership/repository.rs`.
 //! Must not know: rules, Bitbucket's API, how old is too old.
+
+pub mod repository;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::identity::TeamId;
+use repository::{Repository, RepositoryName};
 
 /// How an operator names a team: by its slug, or pinned by its uuid.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -144,6 +148,9 @@ impl Team {
 pub struct Membership {
     as_of: Timestamp,
     teams: Vec<Team>,
+    /// What was asked about, and no other; none of it is older than `as_of`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    repositories: Vec<Repository>,
 }
 
 impl Membership {
@@ -151,7 +158,26 @@ impl Membership {
     pub fn new(as_of: Timestamp, mut teams: Vec<Team>) -> Membership {
         teams.sort_by(|a, b| a.slug.cmp(&b.slug));
         teams.dedup_by(|later, first| later.id == first.id);
-        Membership { as_of, teams }
+        Membership { as_of, teams, repositories: Vec::new() }
+    }
+
+    /// The same, knowing more: what Bitbucket has answered about repositories since [`Membership::as_of`].
+    #[must_use]
+    pub fn with_repositories(mut self, answered: Vec<Repository>) -> Membership {
+        self.repositories.retain(|known| answered.iter().all(|new| new.name != known.name));
+        self.repositories.extend(answered);
+        self.repositories.sort_by(|a, b| a.name.cmp(&b.name));
+        self
+    }
+
+    /// Every repository that was asked about.
+    pub fn repositories(&self) -> &[Repository] {
+        &self.repositories
+    }
+
+    /// The answer about one repository; `None` if it was not asked about.
+    pub fn repository(&self, name: &RepositoryName) -> Option<&Repository> {
+        self.repositories.iter().find(|known| known.name == *name)
     }
 
     /// The moment before which the first question of this answer was asked.
@@ -193,10 +219,18 @@ impl Membership {
         groups
     }
 
-    /// What this answer takes away from and adds to an `earlier` one, as confirmed groups.
+    /// What this answer takes away from and adds to an `earlier` one, as confirmed groups and what may be done with
+    /// repositories (`my-team/api:write`).
     pub fn changes_since(&self, earlier: &Membership) -> Change {
         let confirmed = |m: &Membership| m.groups(true, |team| team.confirmed);
-        let (before, after) = (confirmed(earlier), confirmed(self));
+        let (mut before, mut after) = (confirmed(earlier), confirmed(self));
+        // What was not asked about on both occasions has not changed as far as anybody knows.
+        for now in &self.repositories {
+            if let Some(then) = earlier.repository(&now.name) {
+                before.extend(then.held());
+                after.extend(now.held());
+            }
+        }
         Change {
             lost: before.iter().filter(|group| !after.contains(group)).cloned().collect(),
             gained: after.into_iter().filter(|group| !before.contains(group)).collect(),
@@ -273,6 +307,48 @@ mod tests {
         assert_eq!(change.lost, ["acme/administrators"]);
         assert_eq!(change.gained, ["ops", "ops/members"]);
         assert!(after.changes_since(&after).is_empty());
+    }
+
+    #[test]
+    fn what_may_be_done_with_a_repository_changes_only_between_two_answers()
+    -> Result<(), Box<dyn std::error::Error>> {
+        use repository::Access;
+        let may = |access| -> Result<Membership, repository::BadRepository> {
+            let name = "acme/api".parse()?;
+            Ok(at(0, vec![]).with_repositories(vec![Repository { name, access }]))
+        };
+        let unasked = at(0, vec![]);
+        for (before, after, lost, gained) in [
+            (
+                may(Some(Access::Admin))?,
+                may(Some(Access::Read))?,
+                &["acme/api:write", "acme/api:admin"][..],
+                &[][..],
+            ),
+            (may(Some(Access::Read))?, may(Some(Access::Write))?, &[], &["acme/api:write"]),
+            (may(Some(Access::Read))?, may(None)?, &["acme/api:read"], &[]),
+            (unasked.clone(), may(Some(Access::Admin))?, &[], &[]),
+            (may(Some(Access::Admin))?, unasked, &[], &[]),
+        ] {
+            let change = after.changes_since(&before);
+            assert_eq!(
+                (&change.lost[..], &change.gained[..]),
+                (
+                    &lost.iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+                    &gained.iter().map(ToString::to_string).collect::<Vec<_>>()[..],
+                )
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_record_from_before_repositories_reads_as_nothing_asked() -> Result<(), serde_json::Error> {
+        let old = r#"{"as_of":0,"teams":[]}"#;
+        let read: Membership = serde_json::from_str(old)?;
+        assert_eq!(read.repositories(), []);
+        assert_eq!(serde_json::to_string(&read)?, old);
+        Ok(())
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod explain;
 
 use crate::identity::VerifiedIdentity;
+use crate::membership::repository::RepositoryName;
 use crate::membership::{Group, Membership};
 
 use condition::{Condition, Conditions, Truth};
@@ -90,7 +91,8 @@ pub enum Doubt<'p> {
 /// Decides. Pure; allocates nothing.
 ///
 /// A condition is true, false or unknown ([`Truth`]): a team that Bitbucket lists without having confirmed the
-/// membership may or may not be one. The decision is `any(allow) and not any(deny)` in that logic, so what is
+/// membership may or may not be one, and what an account may do with a repository is not known before it was
+/// asked. The decision is `any(allow) and not any(deny)` in that logic, so what is
 /// unknown neither lets in nor fails to shut out:
 ///
 /// | | no `deny` matches | `deny` unknown | a `deny` matches |
@@ -150,6 +152,13 @@ impl Policy {
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
         let (allow, deny) = self.conditions();
         allow.into_iter().chain(deny).flat_map(Conditions::groups)
+    }
+
+    /// Every repository that the policy names anywhere; one that stands in both `allow` and `deny` comes twice.
+    /// Costs nothing, and nothing comes where none is named.
+    pub fn repositories(&self) -> impl Iterator<Item = &RepositoryName> + Clone {
+        let (allow, deny) = self.conditions();
+        allow.into_iter().chain(deny).flat_map(Conditions::repositories)
     }
 
     /// What would open the door, for the person who stands before it: `ops/administrators`, `anyone at

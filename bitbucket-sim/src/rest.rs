@@ -172,9 +172,9 @@ async fn repositories(State(shared): State<Shared>, Path(named): Path<String>, r
         }
         let mut access = call.world.repository_access(&call.user.id, &workspace.uuid);
         if let Some(filter) = call.query.get("q") {
-            if let Some(full_name) = paging::equals(filter, "repository.full_name") {
-                access
-                    .retain(|(repository, _)| format!("{}/{}", workspace.slug, repository.slug) == full_name);
+            if let Some(wanted) = paging::any_of(filter, "repository.full_name") {
+                let named = |slug: &str| format!("{}/{slug}", workspace.slug);
+                access.retain(|(repository, _)| wanted.contains(&named(&repository.slug).as_str()));
             } else if let Some(name) = paging::equals(filter, "repository.name") {
                 access.retain(|(repository, _)| repository.slug == name);
             } else {

@@ -192,6 +192,11 @@ impl Error {
         }
     }
 
+    /// Whether our client lacks a scope that the question needs.
+    pub fn lacks_scope(&self) -> bool {
+        matches!(self.0.kind, Kind::MissingScope { .. })
+    }
+
     /// Whether Bitbucket did not accept the access token: refresh it once and ask again.
     pub fn is_unauthorized(&self) -> bool {
         matches!(self.0.kind, Kind::Unauthorized | Kind::Unexplained401)
@@ -357,13 +362,19 @@ impl fmt::Display for Error {
                 f,
                 "bitbucket does not accept the access token ({request}, {status}); refresh it or sign in again"
             ),
-            Kind::MissingScope { required, granted } => write!(
-                f,
-                "bitbucket wants the scope `{}` for {request} but our client has `{}`; tick it on the client's \
-                 page at Bitbucket and sign in again",
-                required.join(" "),
-                granted.join(" ")
-            ),
+            Kind::MissingScope { required, granted } => {
+                let missing: Vec<&str> =
+                    required.iter().filter(|scope| !granted.contains(scope)).map(|scope| &**scope).collect();
+                let tick =
+                    if missing.is_empty() { "it".to_owned() } else { format!("`{}`", missing.join(" ")) };
+                write!(
+                    f,
+                    "bitbucket wants the scope `{}` for {request} but our client has `{}`; tick {tick} on the client's \
+                     page at Bitbucket and sign in again",
+                    required.join(" "),
+                    granted.join(" ")
+                )
+            }
             Kind::Forbidden => {
                 write!(f, "bitbucket forbids {request} ({status}); check that bitbucket.api_url ends in /2.0")
             }

@@ -1,6 +1,6 @@
 //! Who someone is and which teams they are in, by Bitbucket's REST API.
 //!
-//! Owns: the four questions, paging, what a refusal means.
+//! Owns: the five questions, paging, what a refusal means.
 //! Must not know: how a request travels, how often to ask.
 
 use http::StatusCode;
@@ -12,9 +12,10 @@ use url::Url;
 use super::error::{Error, Kind, Place, Refusal};
 use super::transport::{Answer, Deadline};
 use super::wire::{self, ApiError, Page};
-use super::{Bitbucket, Endpoint, Level, Listed, Permission, Profile, Status, below};
+use super::{Bitbucket, Endpoint, Level, Listed, Permission, Profile, RepositoryAccess, Status, below};
 use crate::identity::Email;
 use crate::membership::TeamName;
+use crate::membership::repository::{Access, RepositoryName};
 use crate::secret::Secret;
 
 /// How many pages of one list are read.
@@ -85,6 +86,33 @@ impl Bitbucket {
                 .and_then(|granted| permission(granted, team))
                 .map_err(|kind| answer.error(kind)),
             Err(error) if matches!(error.kind(), Kind::Forbidden | Kind::NotFound) => Ok(Permission::None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the account may do with those of `names` that belong to `team`; one that is not in the answer it may not
+    /// use at all, or it is public and nobody gave access to it. Needs the scopes `account` and `repository`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Bitbucket::permission`]; also when any page or any entry cannot be read.
+    pub async fn repositories(
+        &self,
+        access_token: &Secret<String>,
+        team: &str,
+        names: &[&RepositoryName],
+    ) -> Result<Vec<RepositoryAccess>, Error> {
+        let mut url = self.api(&["user", "workspaces", team, "permissions", "repositories"]);
+        let wanted: Vec<String> =
+            names.iter().map(|name| format!("repository.full_name=\"{name}\"")).collect();
+        url.query_pairs_mut().append_pair("q", &wanted.join(" OR "));
+        let place = Place::of(Endpoint::Repositories, &http::Method::GET, &url);
+        match self.pages::<wire::RepositoryPermission>(Endpoint::Repositories, url, access_token).await {
+            Ok(entries) => {
+                let entries = entries.into_iter().map(repository).collect::<Result<Vec<_>, _>>();
+                entries.map_err(|kind| Error::new(kind, place))
+            }
+            Err(error) if matches!(error.kind(), Kind::Forbidden | Kind::NotFound) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
@@ -220,6 +248,12 @@ fn slug(text: &str) -> Result<Box<str>, Kind> {
         Ok(TeamName::Slug(slug)) => Ok(slug),
         _ => Err(Kind::Shape("workspace slug")),
     }
+}
+
+fn repository(entry: wire::RepositoryPermission) -> Result<RepositoryAccess, Kind> {
+    let name = entry.repository.full_name.parse().map_err(|_| Kind::Shape("repository name"))?;
+    let id = entry.repository.uuid.parse().map_err(|_| Kind::Shape("repository uuid"))?;
+    Ok(RepositoryAccess { name, id, access: Access::named(&entry.permission) })
 }
 
 fn permission(granted: wire::Granted, asked: &TeamName) -> Result<Permission, Kind> {

@@ -78,6 +78,19 @@ pub(super) struct GrantedIn {
     pub(super) uuid: Option<String>,
 }
 
+/// An entry of `/user/workspaces/{workspace}/permissions/repositories`.
+#[derive(Deserialize)]
+pub(super) struct RepositoryPermission {
+    pub(super) permission: String,
+    pub(super) repository: Repository,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Repository {
+    pub(super) full_name: String,
+    pub(super) uuid: String,
+}
+
 /// Reads an object, or tells what is wrong with the body; `what` names the shape.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8], what: &'static str) -> Result<T, Kind> {
     // serde would take `["member"]` for `{"permission": "member"}`.

@@ -12,6 +12,7 @@ use super::{ConfigFile, Failure, load, say};
 use crate::clock::Timestamp;
 use crate::config::compile::Compiled;
 use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
+use crate::membership::repository::{Access, BadRepository, Repository};
 use crate::membership::{Group, Membership, Role, Team, TeamName};
 use crate::policy::explain::sentence;
 use crate::policy::{Decision, Subject, decide};
@@ -38,6 +39,10 @@ pub(super) struct Explain {
     /// The account's primary and confirmed e-mail address
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,
+    /// What the account may do with a repository: `my-team/api=write`, `my-team/api=none`; may be repeated. What is
+    /// not said about a repository is not known
+    #[arg(long, value_name = "REPOSITORY=PERMISSION", value_parser = repository)]
+    repository: Vec<Repository>,
     /// As JSON, for programs
     #[arg(long)]
     json: bool,
@@ -120,7 +125,8 @@ impl Explain {
 
     /// The account as it is said to be; `None` for nobody.
     fn person(&self) -> Result<Option<(VerifiedIdentity, Membership)>, Failure> {
-        if self.groups.is_empty() && self.account.is_none() && self.email.is_none() {
+        let nothing = self.groups.is_empty() && self.repository.is_empty();
+        if nothing && self.account.is_none() && self.email.is_none() {
             return Ok(None);
         }
         let email = match &self.email {
@@ -138,7 +144,8 @@ impl Explain {
         };
         Ok(Some((
             VerifiedIdentity::vouched_for(claims),
-            Membership::new(Timestamp::from_unix_millis(0), self.teams()),
+            Membership::new(Timestamp::from_unix_millis(0), self.teams())
+                .with_repositories(self.repository.clone()),
         )))
     }
 
@@ -170,6 +177,18 @@ fn is_outside(compiled: &Compiled, membership: &Membership) -> bool {
     listed.is_some_and(|listed| {
         !listed.iter().any(|name| membership.teams().iter().any(|team| team.is_named(name)))
     })
+}
+
+/// `my-team/api=write`.
+fn repository(text: &str) -> Result<Repository, String> {
+    let (name, access) = text.split_once('=').ok_or("write it as `my-team/api=write`")?;
+    let name = name.parse().map_err(|fault: BadRepository| fault.to_string())?;
+    let access = match (Access::named(access), access) {
+        (None, "none") => None,
+        (None, _) => return Err(format!("`{access}` is none of `none`, `read`, `write`, `admin`")),
+        (known, _) => known,
+    };
+    Ok(Repository { name, access })
 }
 
 /// What becomes of a request that is let through.

@@ -520,7 +520,7 @@ routes:
     response_headers: { set: { X-Frame-Options: DENY }, remove: [Server] }
     body_limit: 10MiB
   - { name: one, path_exact: /one, access: signed-in, upstream: "http://10.0.0.6:8080" }
-  - { name: many, path_regex: "/many/.*", allow: [{ all: [{ team: acme }, { any: [{ email: ada@example.com }] }] }, { not: { email_domain: example.net } }], upstream: "http://10.0.0.7:8080", methods: [OPTIONS], cors_preflight: pass, rewrite: [{ regex: "/(.*)", to: "/to/{1}" }] }
+  - { name: many, path_regex: "/many/.*", allow: [{ all: [{ team: acme }, { any: [{ email: ada@example.com }] }] }, { not: { email_domain: example.net } }, { repository: acme/api, permission: write }], upstream: "http://10.0.0.7:8080", methods: [OPTIONS], cors_preflight: pass, rewrite: [{ regex: "/(.*)", to: "/to/{1}" }] }
   - { name: moved, path: /moved, access: public, redirect: { to: "https://new.example.com", prefix: /r-new, query: drop, status: 308 } }
   - { name: move, path: /move, access: public, redirect: { scheme: http, host: b.example.com, port: 81, path: /there } }
   - { name: said, path: /said, access: public, respond: { status: 503, body: closed, content_type: text/html } }
@@ -739,6 +739,8 @@ routes:
         ("routes.allow.email_domain", "example.net", "example.org"),
         ("routes.allow.all", "{ all: [", "{ any: ["),
         ("routes.allow.any", "{ any: [", "{ all: ["),
+        ("routes.allow.repository", "acme/api", "acme/docs"),
+        ("routes.allow.permission", "permission: write", "permission: read"),
         ("routes.allow.not", "{ not: { email_domain: example.net } }", "{ email_domain: example.net }"),
     ];
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{
     Account, Address, Contact, Count, Group, Header, Host, Mail, MailDomain, Method, Name, Network, Origin,
-    Prose, RateLimit, Size, Span, Statuses, StripPrefix, Team, Text, WebUrl,
+    Prose, RateLimit, Repository, Size, Span, Statuses, StripPrefix, Team, Text, WebUrl,
 };
 use crate::throttle::Rate;
 
@@ -1175,6 +1175,12 @@ pub struct Condition {
     /// Is in the team, or in a part of it.
     #[schemars(extend("x-aliases" = ["group"]))]
     pub team: Option<Group>,
+    /// May do what `permission` says with this repository, or more. Needs the scope `repository` on the OAuth
+    /// client. Bitbucket is asked only about accounts that meet a route with such a condition.
+    pub repository: Option<Repository>,
+    /// With `repository`: what the account must be allowed to do with it. Default: `read`. A public repository
+    /// gives nobody `read`: it must have been given to the account, or to one of its groups.
+    pub permission: Option<RepositoryPermission>,
     /// Is this account.
     pub account: Option<Account>,
     /// Has this confirmed primary address. Addresses can change hands; a uuid cannot.
@@ -1187,6 +1193,19 @@ pub struct Condition {
     pub any: Option<Vec<Condition>>,
     /// Does not meet this condition.
     pub not: Option<Box<Condition>>,
+}
+
+/// What may be done with a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum RepositoryPermission {
+    /// Look at it.
+    Read,
+    /// Push to it; includes `read`.
+    Write,
+    /// Administer it; includes `write`.
+    Admin,
 }
 
 fn seconds(count: u64) -> Span {

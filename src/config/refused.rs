@@ -32,16 +32,6 @@ pub(super) const REFUSED: &[Refused] = &[
         message: "is no key: without it whoever stands between gateway and app could read and change everything; name the app's own authority as `ca`, and `server_name` where the certificate is for another name",
     },
     Refused {
-        path: ".repository",
-        word: None,
-        message: "conditions on repositories are not supported yet; name a team or an account",
-    },
-    Refused {
-        path: ".permission",
-        word: None,
-        message: "conditions on repositories are not supported yet; remove it with its `repository`",
-    },
-    Refused {
         path: "session.same_site",
         word: Some("strict"),
         message: "would keep the cookie back when the browser returns from Bitbucket, so that sign-in would never end; use `lax`",

@@ -101,6 +101,8 @@ forms! {
     Team(membership::TeamName): "team", "my-team", team, membership::TeamName::to_string;
     /// A team, or one part of it: `team/administrators`.
     Group(membership::Group): "group", "my-team/administrators", group, membership::Group::to_string;
+    /// A repository: `team/repository`, as in its URL at Bitbucket.
+    Repository(membership::repository::RepositoryName): "repository", "my-team/api", repository, membership::repository::RepositoryName::to_string;
     /// A Bitbucket account by its `{uuid}`.
     Account(AccountId): "account", "{0f3c2a94-6a0f-4c0e-9d5e-3a1f6c5b7e21}", account, |id| id.braced();
     /// A mail address.
@@ -440,6 +442,19 @@ fn group(text: &str) -> Result<membership::Group, Fault> {
     text.parse().map_err(bad_name)
 }
 
+fn repository(text: &str) -> Result<membership::repository::RepositoryName, Fault> {
+    use membership::repository::BadRepository;
+    text.parse().map_err(|fault| {
+        match fault {
+            BadRepository::Shape(_) => "is no repository; write it as in its URL at Bitbucket: `my-team/api`",
+            BadRepository::ById(_) => {
+                "names the team by its uuid; write the workspace ID, as in the repository's URL: `my-team/api`"
+            }
+        }
+        .to_owned()
+    })
+}
+
 fn bad_name(fault: membership::BadName) -> Fault {
     match fault {
         membership::BadName::Empty => "names no team; write `my-team` or `my-team/administrators`",
@@ -655,6 +670,8 @@ mod tests {
             ("group", "a/administrators", "a:owner", "write `a/administrators`"),
             ("account", "{0f3c2a94-6a0f-4c0e-9d5e-3a1f6c5b7e21}", "ann", "uuid"),
             ("mail address", "a@example.com", "a@b@example.com", "no mail address"),
+            ("repository", "my-team/api", "api", "my-team/api"),
+            ("repository", "my-team/api", "{a15fb181-db1f-48f7-b41f-aaaaaaaaaaaa}/api", "workspace ID"),
             ("mail domain", "example.com", "@example.com", "follows the `@`"),
             ("mail domain", "example.com", "*.example.com", "no host name"),
             ("host", "example.com", ".example.com", "dot"),

@@ -53,6 +53,8 @@ pub async fn ask(
                 }
             }
             (Endpoint::Emails | Endpoint::Workspaces | Endpoint::Permission, None) => {}
+            // Asked about accounts that meet a rule on repositories, and by nobody else.
+            (Endpoint::Repositories, _) => {}
         }
     }
 }

@@ -74,6 +74,7 @@ impl Directory {
             );
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
+            account.repositories.forgive();
             if !found.membership.changes_since(&before.membership).is_empty() {
                 self.stir();
             }

@@ -26,14 +26,14 @@ use crate::telemetry::labels::RequeryOutcome;
 use futures_util::future::join_all;
 
 /// For how long one replica has a question to itself: longer than any takes.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// How often it is looked whether another replica has its answer.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One re-query. What comes of it is in the account afterwards.
 pub(super) async fn requery(directory: &Directory, account: &Account, settings: &Settings, right: Right) {
     let inner = &directory.0;
-    let asking = Asking { directory, settings, bitbucket: settings.bitbucket.with_right(right) };
+    let asking = Asking::new(directory, settings, right);
     let outcome = match asking.ask_in_turn(account, right).await {
         Ok(Answered::Here(known, lease)) => {
             if let Err(error) = inner.store.put_account_under(&record(&known), &lease).await {
@@ -173,7 +173,7 @@ fn hold_off(account: &Account, now: Timestamp, at_least: Duration, weather: Weat
 /// One account's question, with the right of whoever wants to know.
 pub(super) struct Asking<'a> {
     pub(super) directory: &'a Directory,
-    settings: &'a Settings,
+    pub(super) settings: &'a Settings,
     pub(super) bitbucket: Bitbucket,
 }
 
@@ -183,6 +183,12 @@ enum Answered {
     Here(Known, Lease),
     /// Another replica asked and has written it down.
     Elsewhere(Known),
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn new(directory: &'a Directory, settings: &'a Settings, right: Right) -> Asking<'a> {
+        Asking { directory, settings, bitbucket: settings.bitbucket.with_right(right) }
+    }
 }
 
 impl Asking<'_> {
@@ -286,13 +292,21 @@ impl Asking<'_> {
             }
             Ok((identity, now))
         };
-        let (profile, membership) = tokio::join!(profile, self.teams(token, now));
+        let repositories = self.about_met(account, token, now);
+        let (profile, membership, repositories) =
+            tokio::join!(profile, self.teams(&known.membership, token, now), repositories);
         let (identity, profile_as_of) = profile?;
-        Ok(Known { identity, profile_as_of, membership: membership? })
+        let membership = membership?.with_repositories(repositories?);
+        Ok(Known { identity, profile_as_of, membership })
     }
 
-    async fn teams(&self, token: &Secret<String>, now: Timestamp) -> Result<Membership, Setback> {
-        let membership = ask_teams(&self.bitbucket, self.settings, token, now).await?;
+    async fn teams(
+        &self,
+        earlier: &Membership,
+        token: &Secret<String>,
+        now: Timestamp,
+    ) -> Result<Membership, Setback> {
+        let membership = ask_teams(&self.bitbucket, self.settings, Some(earlier), token, now).await?;
         Ok(self.directory.without_taken_slugs(self.settings, membership).await?)
     }
 }
@@ -318,20 +332,31 @@ impl Directory {
         token: &Secret<String>,
         now: Timestamp,
     ) -> Result<Membership, bitbucket::Error> {
-        ask_teams(&settings.bitbucket, settings, token, now).await
+        ask_teams(&settings.bitbucket, settings, None, token, now).await
     }
 }
 
 /// The teams of the account that `token` speaks for, confirmed where it matters, in the fewest calls: one
 /// for each team of a given `teams`; without it the listing and one for each listed team that a rule names.
+///
+/// Being listed is no proof of membership, but who is not listed is no member: where an `earlier` answer has few of many
+/// `teams`, the listing and one call for each of those few is less.
 async fn ask_teams(
     bitbucket: &Bitbucket,
     settings: &Settings,
+    earlier: Option<&Membership>,
     token: &Secret<String>,
     now: Timestamp,
 ) -> Result<Membership, bitbucket::Error> {
     let teams = match &settings.teams {
-        Some(listed) => confirm(bitbucket, token, listed).await?,
+        Some(wanted) if earlier.is_some_and(|earlier| earlier.teams().len() + 1 < wanted.len()) => {
+            let listed = bitbucket.workspaces(token).await?;
+            let is_listed =
+                |name: &&TeamName| listed.iter().any(|listed| is_listed_as(name, &listed.slug, listed.id));
+            let possible: Vec<TeamName> = wanted.iter().filter(is_listed).cloned().collect();
+            confirm(bitbucket, token, &possible).await?
+        }
+        Some(wanted) => confirm(bitbucket, token, wanted).await?,
         None => {
             let mut teams: Vec<Team> = (bitbucket.workspaces(token).await?.into_iter())
                 .map(|listed| Team {

@@ -194,6 +194,7 @@ fn endpoint_label(endpoint: Endpoint) -> labels::Endpoint {
         Endpoint::Emails => labels::Endpoint::Emails,
         Endpoint::Workspaces => labels::Endpoint::Workspaces,
         Endpoint::Permission => labels::Endpoint::WorkspacePermission,
+        Endpoint::Repositories => labels::Endpoint::RepositoryPermissions,
     }
 }
 

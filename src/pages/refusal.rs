@@ -136,6 +136,7 @@ fn cannot_tell(asked: &Asked, common: &Common<'_>, view: &CannotTell, shape: Sha
                     Cause::Unanswered => Trouble::Silence,
                     Cause::NoBudget => Trouble::Busy,
                     Cause::Misconfigured | Cause::Removed => Trouble::Operator,
+                    Cause::RepositoryScope => Trouble::Scope,
                     Cause::Unusable | Cause::FreshTokenRefused => Trouble::Garbled,
                 },
                 reloads,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::identity::{AccountId, Email, VerifiedIdentity};
+use crate::membership::repository::{Access, RepositoryName};
 use crate::membership::{Group, Membership};
 
 /// How deep conditions may stand in one another, so that asking them never exhausts the stack.
@@ -17,6 +18,8 @@ pub const MAX_DEPTH: usize = 16;
 pub enum Condition {
     /// It holds this group, confirmed by Bitbucket.
     Group(Group),
+    /// It may do this with the repository, or more.
+    Repository(RepositoryName, Access),
     /// It is this one.
     Account(AccountId),
     /// This is its primary and confirmed address. Compared without regard to ASCII case: no mail system in
@@ -69,6 +72,11 @@ impl Condition {
         let truth = |condition: &Condition| condition.of(identity, membership);
         match self {
             Condition::Group(group) => holds(membership, group),
+            // Not asked about: nobody knows.
+            Condition::Repository(name, wanted) => match membership.repository(name) {
+                Some(known) => known.access.is_some_and(|own| own >= *wanted).into(),
+                None => Truth::Unknown,
+            },
             Condition::Account(account) => (identity.account() == *account).into(),
             Condition::Email(wanted) => {
                 identity.email().is_some_and(|own| own.as_str().eq_ignore_ascii_case(wanted.as_str())).into()
@@ -127,7 +135,11 @@ impl fmt::Display for Domain {
 /// A list of conditions that is safe to ask: nothing in it is empty, nothing nests deeper than [`MAX_DEPTH`].
 /// The list itself may be empty.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Conditions(Box<[Condition]>);
+pub struct Conditions {
+    list: Box<[Condition]>,
+    /// Those that are named at any depth, each once.
+    repositories: Box<[RepositoryName]>,
+}
 
 /// Why conditions are not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -148,33 +160,53 @@ impl Conditions {
     /// [`BadCondition`], for the first that is not.
     pub fn new(conditions: Vec<Condition>) -> Result<Conditions, BadCondition> {
         conditions.iter().try_for_each(|condition| check(condition, MAX_DEPTH))?;
-        Ok(Conditions(conditions.into()))
+        let mut repositories = Vec::new();
+        for condition in leaves(&conditions) {
+            if let Condition::Repository(name, _) = condition
+                && !repositories.contains(name)
+            {
+                repositories.push(name.clone());
+            }
+        }
+        Ok(Conditions { list: conditions.into(), repositories: repositories.into() })
     }
 
     /// In the order they were written in.
     pub fn iter(&self) -> std::slice::Iter<'_, Condition> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Every group that is named at any depth; may repeat.
     pub fn groups(&self) -> impl Iterator<Item = &Group> {
-        let mut open: Vec<&Condition> = self.0.iter().rev().collect();
-        std::iter::from_fn(move || {
-            loop {
-                match open.pop()? {
-                    Condition::Group(group) => return Some(group),
-                    Condition::All(inner) | Condition::Any(inner) => open.extend(inner.iter().rev()),
-                    Condition::Not(inner) => open.push(inner),
-                    Condition::Account(_) | Condition::Email(_) | Condition::EmailDomain(_) => {}
-                }
-            }
+        leaves(&self.list).filter_map(|condition| match condition {
+            Condition::Group(group) => Some(group),
+            _ => None,
         })
     }
+
+    /// Every repository that is named at any depth, each once. Costs nothing.
+    pub fn repositories(&self) -> &[RepositoryName] {
+        &self.repositories
+    }
+}
+
+/// Every condition at any depth that is not made of others, in the order they were written in.
+pub(super) fn leaves(conditions: &[Condition]) -> impl Iterator<Item = &Condition> {
+    let mut open: Vec<&Condition> = conditions.iter().rev().collect();
+    std::iter::from_fn(move || {
+        loop {
+            match open.pop()? {
+                Condition::All(inner) | Condition::Any(inner) => open.extend(inner.iter().rev()),
+                Condition::Not(inner) => open.push(inner),
+                leaf => return Some(leaf),
+            }
+        }
+    })
 }
 
 fn check(condition: &Condition, depth_left: usize) -> Result<(), BadCondition> {
@@ -185,9 +217,11 @@ fn check(condition: &Condition, depth_left: usize) -> Result<(), BadCondition> {
             inner.iter().try_for_each(|condition| check(condition, depth_left))
         }
         Condition::Not(inner) => check(inner, depth_left),
-        Condition::Group(_) | Condition::Account(_) | Condition::Email(_) | Condition::EmailDomain(_) => {
-            Ok(())
-        }
+        Condition::Group(_)
+        | Condition::Repository(..)
+        | Condition::Account(_)
+        | Condition::Email(_)
+        | Condition::EmailDomain(_) => Ok(()),
     }
 }
 
@@ -216,6 +250,7 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.condition, self.people) {
             (Condition::Group(group), _) => group.fmt(f),
+            (Condition::Repository(name, access), _) => write!(f, "{} access to {name}", access.as_str()),
             (Condition::Account(_) | Condition::Email(_), People::Hidden) => {
                 f.write_str("an account named in the rule")
             }
@@ -246,6 +281,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::identity::{Claims, TeamId};
+    use crate::membership::repository::Repository;
     use crate::membership::{Role, Team};
 
     type Fault = Box<dyn std::error::Error>;
@@ -287,6 +323,37 @@ mod tests {
         ] {
             assert_eq!(truth(&group(name)?, None), expected, "{name}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_greater_access_includes_the_lesser_and_what_was_not_asked_is_unknown() -> Result<(), Fault> {
+        let identity = VerifiedIdentity::vouched_for(Claims {
+            account: AccountId::from_bytes([1; 16]),
+            display_name: "ops".into(),
+            nickname: None,
+            email: None,
+        });
+        let name: RepositoryName = "acme/api".parse()?;
+        let may = |access| {
+            let known = Repository { name: name.clone(), access };
+            Membership::new(Timestamp::from_unix_seconds(0), vec![]).with_repositories(vec![known])
+        };
+        let (yes, no) = (Truth::Yes, Truth::No);
+        for (access, [read, write, admin]) in [
+            (None, [no, no, no]),
+            (Some(Access::Read), [yes, no, no]),
+            (Some(Access::Write), [yes, yes, no]),
+            (Some(Access::Admin), [yes, yes, yes]),
+        ] {
+            for (wanted, expected) in [(Access::Read, read), (Access::Write, write), (Access::Admin, admin)] {
+                let condition = Condition::Repository(name.clone(), wanted);
+                assert_eq!(condition.of(&identity, &may(access)), expected, "{access:?} for {wanted:?}");
+            }
+        }
+        let other = Condition::Repository("acme/docs".parse()?, Access::Read);
+        assert_eq!(other.of(&identity, &may(Some(Access::Admin))), Truth::Unknown);
+        assert_eq!(Condition::Not(Box::new(other)).of(&identity, &may(None)), Truth::Unknown);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::condition::{Condition, leaves};
 use super::{Decision, Doubt, Grounds, Policy, Reason};
 
 /// Says what was decided on `who` and why, for operators: it names people that the rule names. No full stop
@@ -24,13 +25,23 @@ pub fn sentence(decision: &Decision<'_>, policy: &Policy, who: &str) -> String {
             format!("{who} may not pass: the route shuts out {condition}, and deny wins")
         }
         Decision::CannotTell(Doubt::OfAllow(condition)) => format!(
-            "cannot tell whether {who} may pass: the route admits {condition}, and Bitbucket has listed a team \
-             without confirming the membership"
+            "cannot tell whether {who} may pass: the route admits {condition}, and {}",
+            unsaid(condition)
         ),
         Decision::CannotTell(Doubt::OfDeny(condition)) => format!(
-            "cannot tell whether {who} may pass: the route shuts out {condition}, and Bitbucket has listed a team \
-             without confirming the membership"
+            "cannot tell whether {who} may pass: the route shuts out {condition}, and {}",
+            unsaid(condition)
         ),
+    }
+}
+
+/// What is missing to tell.
+fn unsaid(condition: &Condition) -> &'static str {
+    let asks_repository = |leaf: &Condition| matches!(leaf, Condition::Repository(..));
+    if leaves(std::slice::from_ref(condition)).any(asks_repository) {
+        "Bitbucket has not said what the account may do with the repository"
+    } else {
+        "Bitbucket has listed a team without confirming the membership"
     }
 }
 
@@ -69,12 +80,13 @@ fn admitted(policy: &Policy) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::condition::{Condition, Conditions};
+    use super::super::condition::Conditions;
     use super::*;
 
     #[test]
     fn every_decision_reads_as_a_sentence() -> Result<(), Box<dyn std::error::Error>> {
         let acme = Condition::Group("acme".parse()?);
+        let api = Condition::Repository("acme/api".parse()?, crate::membership::repository::Access::Write);
         let at = Condition::EmailDomain("example.com".parse()?);
         let rules = Policy::Rules {
             allow: Conditions::new(vec![acme.clone(), Condition::All(vec![acme.clone(), at.clone()])])?,
@@ -107,6 +119,12 @@ mod tests {
                 &rules,
                 "cannot tell whether ada may pass: the route admits acme, and Bitbucket has listed a team without \
                  confirming the membership",
+            ),
+            (
+                Decision::CannotTell(Doubt::OfAllow(&api)),
+                &rules,
+                "cannot tell whether ada may pass: the route admits write access to acme/api, and Bitbucket has not \
+                 said what the account may do with the repository",
             ),
             (
                 Decision::CannotTell(Doubt::OfDeny(&acme)),

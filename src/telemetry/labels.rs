@@ -328,6 +328,8 @@ label! {
         Workspaces = "workspaces",
         /// `/2.0/user/workspaces/{team}/permission`.
         WorkspacePermission = "workspace_permission",
+        /// `/2.0/user/workspaces/{team}/permissions/repositories`.
+        RepositoryPermissions = "repository_permissions",
         /// Anything else.
         Other = "other",
     }

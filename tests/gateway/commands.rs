@@ -71,6 +71,7 @@ async fn explain_says_what_would_happen_and_why() -> Checked {
             .route("name: stripped, path: /stripped, access: public, strip_prefix: true, upstream: $UPSTREAM")
             .route("name: moved, path: /moved, access: public, redirect: \"https://new.example.com\"")
             .route("name: shut, path: /shut, allow: [{ team: acme }], deny: [{ email_domain: evil.example }], upstream: $UPSTREAM")
+            .route("name: api, path: /api, allow: [{ repository: acme/api, permission: write }], upstream: $UPSTREAM")
             .route("name: several, path: /several, access: public, upstreams: [{ url: \"http://a:1\", weight: 3 }, \"http://b:2\"], balance: least-connections"),
     )?;
     let base = "http://127.0.0.1:8080";
@@ -98,6 +99,10 @@ async fn explain_says_what_would_happen_and_why() -> Checked {
             &["It is then forwarded to http://a:1 (3), http://b:2 (1), least-connections"],
         ),
         ("/a%2fb", &[], "bad_request", &["400"]),
+        ("/api", &["--groups", "acme"], "cannot_tell", &["has not said what the account may do with"]),
+        ("/api", &["--repository", "acme/api=admin"], "allow", &["write access to acme/api"]),
+        ("/api", &["--repository", "acme/api=read"], "deny", &["may not pass"]),
+        ("/api", &["--repository", "acme/api=none"], "deny", &["may not pass"]),
     ];
     for (path, more, decision, parts) in rows {
         let url = format!("{base}{path}");

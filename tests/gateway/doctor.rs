@@ -65,7 +65,7 @@ async fn a_missing_scope_is_said_with_what_to_tick() -> Checked {
     let (code, out, _) = teamgate(&setup, &["doctor"]).await?;
     assert_eq!(code, 1, "{out}");
     assert!(out.contains("fault (scope), GET /2.0/user/emails: "), "{out}");
-    assert!(out.contains("the scope `email`") && out.contains("tick it on the client's page"), "{out}");
+    assert!(out.contains("the scope `email`") && out.contains("tick `email` on the client's page"), "{out}");
     let line = setup.gateway.logged("the scope `email`").await?;
     assert!(line.contains("\"level\""), "{line}");
     assert_eq!(metric(&setup, "teamgate_bitbucket_findings{kind=\"scope\"}").await?, 1.0);

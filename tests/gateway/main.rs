@@ -29,6 +29,7 @@ mod process;
 mod proxy_protocol;
 mod proxying;
 mod replicas;
+mod repositories;
 mod requery;
 mod rewriting;
 mod sessions;

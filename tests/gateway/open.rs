@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bitbucket_sim::{Fault, FaultKind, Permission};
+use bitbucket_sim::{EXAMPLE_CLIENT_ID, Fault, FaultKind, Permission};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
@@ -181,6 +181,24 @@ async fn who_loses_a_team_loses_what_it_opened_and_keeps_what_it_did_not() -> Ch
     let url = setup.url("/");
     eventually("ben is back", async || Ok(ben.script(&url).await?.status == 200)).await?;
     socket(&setup, &ben, "/team/ws").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_loses_a_permission_on_a_repository_loses_what_it_opened() -> Checked {
+    let (app, _) = echoes().await?;
+    let api = format!(
+        "name: api-ws, path: /api/ws, allow: [{{ repository: acme/api, permission: write }}], upstream: \"http://{}\"",
+        app.address
+    );
+    let setup = Setup::with(Config::default().top("directory: { refresh_after: 1s }").route(&api)).await?;
+    setup.simulator.with(|world| {
+        world.client_mut(EXAMPLE_CLIENT_ID).map(|client| client.scopes.push("repository".to_owned()))
+    })?;
+    let ben = setup.signed_in("ben").await?;
+    let mut socket = socket(&setup, &ben, "/api/ws").await?;
+    setup.simulator.with(|world| world.set_repository_permission("ben", "acme/api", Some("read")))?;
+    assert_eq!(last_word(&mut socket).await?, word(1008, "access to this app was withdrawn"));
     Ok(())
 }
 

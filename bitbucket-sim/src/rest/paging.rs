@@ -69,10 +69,15 @@ impl Page {
     }
 }
 
-/// The value in a filter `field="value"`. The only kind of filter that the simulator understands.
+/// The value in a filter `field="value"`. The simulator understands these, and in [`any_of`] several of them.
 pub(super) fn equals<'a>(filter: &'a str, field: &str) -> Option<&'a str> {
     let value = filter.trim().strip_prefix(field)?.trim_start().strip_prefix('=')?.trim();
     value.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// The values in a filter `field="a" OR field="b" OR …`.
+pub(super) fn any_of<'a>(filter: &'a str, field: &str) -> Option<Vec<&'a str>> {
+    filter.split(" OR ").map(|one| equals(one, field)).collect()
 }
 
 #[cfg(test)]
@@ -118,5 +123,7 @@ mod tests {
         assert_eq!(equals(r#" slug = "acme" "#, "slug"), Some("acme"));
         assert_eq!(equals(r#"slug~"acme""#, "slug"), None);
         assert_eq!(equals(r#"name="acme""#, "slug"), None);
+        assert_eq!(any_of(r#"slug="a" OR slug="b""#, "slug"), Some(vec!["a", "b"]));
+        assert_eq!(any_of(r#"slug="a" OR name="b""#, "slug"), None);
     }
 }

@@ -71,6 +71,22 @@ impl World {
         Ok(())
     }
 
+    /// Another repository takes the name of one, as when a workspace's slug has changed hands. Nobody may use it yet.
+    ///
+    /// # Errors
+    /// [`Unknown::Repository`].
+    pub fn replace_repository(&mut self, full_name: &str) -> Result<(), Unknown> {
+        let named = full_name.split_once('/').and_then(|(workspace, slug)| {
+            let workspace = self.workspace(workspace).ok()?.uuid.clone();
+            self.repositories.iter_mut().find(|known| known.workspace == workspace && known.slug == slug)
+        });
+        let repository = named.ok_or_else(|| Unknown::Repository(full_name.to_owned()))?;
+        let old = std::mem::take(&mut repository.uuid);
+        repository.uuid = uuid_of(&format!("another {old}"));
+        self.repository_permissions.retain(|given| given.repository != old);
+        Ok(())
+    }
+
     /// What a user may do in a workspace (by uuid), repository by repository.
     pub(crate) fn repository_access(&self, user: &str, workspace: &str) -> Vec<(&Repository, &str)> {
         let in_workspace = self.repositories.iter().filter(|repository| repository.workspace == workspace);

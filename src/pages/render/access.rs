@@ -149,6 +149,8 @@ pub enum Trouble {
     Busy,
     /// It does not take our questions any more: the operator has to act.
     Operator,
+    /// Our client lacks the scope `repository`: the operator has to act, and then the person.
+    Scope,
     /// It says something of no use.
     Garbled,
 }
@@ -161,6 +163,10 @@ impl Trouble {
             Trouble::Operator => {
                 "Bitbucket doesn’t take our questions any more, and we’d rather not guess. The operator has to put \
                  that right; the log says how."
+            }
+            Trouble::Scope => {
+                "This page depends on what you may do with a repository, and our Bitbucket client lacks the scope \
+                 “repository”. The operator has to tick it at Bitbucket; then sign out and in again."
             }
             Trouble::Garbled => "Bitbucket’s answer makes no sense to us, and we’d rather not guess.",
         }

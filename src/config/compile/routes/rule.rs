@@ -4,9 +4,10 @@
 //! Must not know: how a policy decides.
 
 use super::{One, capitals};
-use crate::config::document::{self, Access, Groups};
+use crate::config::document::{self, Access, Groups, RepositoryPermission};
 use crate::config::value;
-use crate::membership::Group;
+use crate::membership::repository::{self, RepositoryName};
+use crate::membership::{Group, TeamName};
 use crate::policy::Policy;
 use crate::policy::condition::{Condition, Conditions};
 
@@ -103,12 +104,19 @@ impl One<'_, '_> {
         if places.is_broken(path) {
             return None;
         }
-        let keys = ["team", "account", "email", "email_domain", "all", "any", "not"];
+        let keys = ["team", "repository", "account", "email", "email_domain", "all", "any", "not"];
         let given: Vec<&str> =
             keys.into_iter().filter(|key| places.mentions(&format!("{path}.{key}"))).collect();
         let key = match given.as_slice() {
             [key] => *key,
             [] if places.is_strange(path) => return None,
+            [] if places.mentions(&format!("{path}.permission")) => {
+                self.findings.problem(
+                    format!("{path}.permission"),
+                    "says nothing without a repository; write `repository: my-team/api` beside it",
+                );
+                return None;
+            }
             [] => {
                 self.findings
                     .problem(path, "says nothing; write `team: …`, `account: …` or another condition");
@@ -121,12 +129,28 @@ impl One<'_, '_> {
                 return None;
             }
         };
+        let permission = format!("{path}.permission");
+        if key != "repository" && places.mentions(&permission) {
+            self.findings.problem(permission, "belongs to `repository`, and there is none; remove it");
+            return None;
+        }
         let path = format!("{path}.{key}");
         match key {
             "team" => {
                 let value::Group(group) = one.team.clone()?;
                 self.group_can_match(&group, &path);
                 Some(Condition::Group(group))
+            }
+            "repository" => {
+                let value::Repository(name) = one.repository.clone()?;
+                self.repository_can_match(&name, &path);
+                let access = match one.permission {
+                    None if places.mentions(&permission) => return None,
+                    None | Some(RepositoryPermission::Read) => repository::Access::Read,
+                    Some(RepositoryPermission::Write) => repository::Access::Write,
+                    Some(RepositoryPermission::Admin) => repository::Access::Admin,
+                };
+                Some(Condition::Repository(name, access))
             }
             "account" => Some(Condition::Account(one.account.clone()?.0)),
             "email" => Some(Condition::Email(one.email.clone()?.0)),
@@ -166,6 +190,19 @@ impl One<'_, '_> {
             self.findings.problem(path, format!(
                 "`{group}` can never match: `{}` is not among bitbucket.teams; add it there as it is written here",
                 group.team
+            ));
+        }
+    }
+
+    fn repository_can_match(&mut self, name: &RepositoryName, path: &str) {
+        let owner = TeamName::Slug(name.team.clone());
+        capitals(&owner, path, self.findings);
+        let Some(teams) = &self.document.bitbucket.teams else { return };
+        // A team that is listed by its uuid may be the one.
+        let others = teams.iter().all(|team| matches!(&team.0, TeamName::Slug(_)) && team.0 != owner);
+        if !teams.is_empty() && others {
+            self.findings.problem(path, format!(
+                "`{name}` can never match: `{owner}` is not among bitbucket.teams; add it there as it is written here"
             ));
         }
     }
