@@ -14,6 +14,7 @@ mod elsewhere;
 pub mod plan;
 pub mod refresh;
 pub mod requery;
+pub mod slugs;
 pub mod traffic;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, watch};
 use self::plan::queue::{Look, Queue};
 use self::plan::{Ages, Bounds, Freshness, Weather, freshness};
 use self::refresh::ClientDoubt;
+use self::slugs::Slugs;
 use self::traffic::Governor;
 use crate::bitbucket::{Bitbucket, Endpoint, Right};
 use crate::clock::{Clock, Timestamp};
@@ -263,6 +265,8 @@ struct Inner {
     queued: Notify,
     /// Whether Bitbucket accepts our client, as far as that is in doubt.
     client: ClientDoubt,
+    /// What slugs mean.
+    slugs: Slugs,
     /// Told when an account or a session has lost something.
     stirred: Notify,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
@@ -291,6 +295,7 @@ impl Directory {
             queue: Mutex::default(),
             queued: Notify::new(),
             client: ClientDoubt::default(),
+            slugs: Slugs::default(),
             stirred: Notify::new(),
             runtime,
         }))

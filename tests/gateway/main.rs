@@ -34,5 +34,6 @@ mod rewriting;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod teams;
 mod tls;
 mod upstreams;
