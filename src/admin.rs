@@ -1,5 +1,5 @@
-//! The operator's address: health, readiness, metrics, keys, sessions, Bitbucket. A second axum Router on a listener of its
-//! own.
+//! The operator's address: health, readiness, metrics, keys, sessions, teams, Bitbucket. A second axum Router on a
+//! listener of its own.
 //!
 //! Owns: [`router`], [`serve`], [`Probes`], who may ask. Must not know: what the checks look at, where keys come
 //! from.
@@ -12,6 +12,7 @@ mod call;
 mod doctor;
 mod keys;
 mod sessions;
+mod teams;
 
 use std::fmt;
 use std::io;
@@ -33,6 +34,7 @@ use serde_json::{Value, json};
 
 use crate::assertion::Assertions;
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::directory::checkup::Doctor;
 use crate::keys::Keyring;
 use crate::live::Live;
@@ -70,6 +72,8 @@ pub struct Admin {
 pub struct Api {
     /// The sessions.
     pub live: Live,
+    /// What slugs mean.
+    pub directory: Directory,
     /// What needs which key.
     pub store: Store,
     /// The keys that sign.
@@ -98,6 +102,9 @@ impl Api {
             .route("/api/doctor", get(doctor::report))
             .route("/api/keys", get(keys::list))
             .route("/api/keys/signing", post(keys::rotate))
+            .route("/api/teams", get(teams::list))
+            .route("/api/teams/{slug}/accept", post(teams::accept))
+            .route("/api/teams/{slug}/forget", post(teams::forget))
             .with_state(Arc::new(self))
     }
 }

@@ -317,7 +317,11 @@ impl App {
             pools: self.pools.clone(),
             telemetry: self.telemetry.clone(),
             open: self.open.clone(),
-            accounts: Arc::new(Accounts { telemetry: self.telemetry.clone(), clock: self.clock.clone() }),
+            accounts: Arc::new(Accounts {
+                telemetry: self.telemetry.clone(),
+                clock: self.clock.clone(),
+                directory: self.directory.clone(),
+            }),
             under_way: self.under_way.clone(),
         };
         let admission = self.admission();
@@ -374,6 +378,13 @@ impl App {
 
         let current = self.current.clone();
         self.runtime.spawn(keep_young(self.directory.clone(), move || current.load().gate.directory.clone()));
+
+        let (directory, settings) = (self.directory.clone(), self.current.load().gate.directory.clone());
+        self.runtime.spawn(async move {
+            if let Err(error) = directory.recall_names(&settings).await {
+                tracing::warn!(%error, "teams that are given by uuid are called by it until one of them is seen");
+            }
+        });
 
         let watch = Watch {
             open: self.open.clone(),
@@ -564,6 +575,7 @@ impl App {
         let assertions = self.services.assertions.clone();
         let api = Api {
             live: self.services.live.clone(),
+            directory: self.directory.clone(),
             store: self.store.clone(),
             assertions: assertions.clone(),
             ring: self.services.gate.keyring.clone(),

@@ -1,4 +1,4 @@
-//! The command line: `run | dev | validate | explain | sessions | keys | doctor | health | version`.
+//! The command line: `run | dev | validate | explain | sessions | teams | keys | doctor | health | version`.
 //!
 //! Owns: arguments, what goes to the terminal, which exit code a failure gets.
 //! Must not know: how anything is done.
@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod keys;
 mod sessions;
+mod teams;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -46,6 +47,8 @@ enum Command {
     Explain(explain::Explain),
     /// List and end the sessions of a running gateway.
     Sessions(sessions::Sessions),
+    /// Say which workspace each team's name means, and what to do when a name changed hands.
+    Teams(teams::Teams),
     /// Make, list and rotate keys.
     Keys(keys::Keys),
     /// Check everything that the configuration needs of Bitbucket: exit code 0 if it is in order, 1 if not.
@@ -126,6 +129,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Validate(file) => validate(&file),
         Command::Explain(explain) => explain.run(),
         Command::Sessions(sessions) => sessions.run(),
+        Command::Teams(teams) => teams.run(),
         Command::Keys(keys) => keys.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Health(health) => health.run(),

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod refresh;
 pub mod repositories;
 pub mod requery;
+pub mod slugs;
 pub mod traffic;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -31,6 +32,7 @@ use self::plan::queue::{Look, Queue};
 use self::plan::{Ages, Bounds, Freshness, Weather, freshness};
 use self::refresh::ClientDoubt;
 use self::repositories::Repositories;
+use self::slugs::Slugs;
 use self::traffic::Governor;
 use crate::bitbucket::{Bitbucket, Endpoint, Right};
 use crate::clock::{Clock, Timestamp};
@@ -269,6 +271,8 @@ struct Inner {
     queued: Notify,
     /// Whether Bitbucket accepts our client, as far as that is in doubt.
     client: ClientDoubt,
+    /// What slugs mean.
+    slugs: Slugs,
     /// Told when an account or a session has lost something.
     stirred: Notify,
     /// Questions run here, so that a visitor who goes away does not cut a token rotation in two.
@@ -297,6 +301,7 @@ impl Directory {
             queue: Mutex::default(),
             queued: Notify::new(),
             client: ClientDoubt::default(),
+            slugs: Slugs::default(),
             stirred: Notify::new(),
             runtime,
         }))

@@ -23,6 +23,7 @@ use crate::gate::cookie::{NotOurs, SessionId};
 use crate::gate::preflight::is_preflight;
 use crate::keys::Keyring;
 use crate::live::{Live, LiveSession, Over};
+use crate::membership::Names;
 use crate::membership::repository::RepositoryName;
 use crate::policy::{self, Decision, Subject};
 use crate::route::refusal::Refusal;
@@ -75,8 +76,8 @@ impl Verdict {
         }
     }
 
-    /// Why it does not go on, as the log says it.
-    pub fn reason(&self) -> Option<Box<str>> {
+    /// Why it does not go on, as the log says it, with the slugs of teams that are named by their uuid.
+    pub fn reason(&self, names: &Names) -> Option<Box<str>> {
         match self {
             Verdict::NoRoute | Verdict::Forward(_) => None,
             Verdict::OddPath(_, refusal) => Some(refusal.to_string().into()),
@@ -86,7 +87,7 @@ impl Verdict {
                 Nobody::DeadCookie => "a session cookie that is over or not ours".into(),
                 Nobody::GrantLost => "a refresh token was lost; one trip through Bitbucket mends it".into(),
             }),
-            Verdict::Deny(denied) => Some(denied.reason()),
+            Verdict::Deny(denied) => Some(denied.reason(names)),
             Verdict::CannotTell(doubt) => Some(match doubt.missing {
                 Missing::Membership { last_answer, cause } => {
                     let cause = match cause {
@@ -190,13 +191,13 @@ pub struct Denied {
 }
 
 impl Denied {
-    /// Why not, as the log says it.
-    pub fn reason(&self) -> Box<str> {
+    /// Why not, as the log says it, with the slugs of teams that are named by their uuid.
+    pub fn reason(&self, names: &Names) -> Box<str> {
         if self.outside == Outside::OfEveryTeam {
             return "in none of the teams that may use this gateway".into();
         }
         match policy::decide(&self.route.policy, self.who.subject()) {
-            Decision::Deny(reason) => reason.to_string().into(),
+            Decision::Deny(reason) => reason.worded(names).to_string().into(),
             // Deciding is pure; on the same values it does not change its mind.
             _ => "".into(),
         }

@@ -1,11 +1,12 @@
 //! Which teams an account is in, as of when, and what changed between two answers.
 //!
-//! Owns: [`Membership`], [`Team`], [`TeamName`], [`Group`], [`Change`]. What it may do with repositories is in
+//! Owns: [`Membership`], [`Team`], [`TeamName`], [`Group`], [`Names`], [`Change`]. What it may do with repositories is in
 //! `membership/repository.rs`.
 //! Must not know: rules, Bitbucket's API, how old is too old.
 
 pub mod repository;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -73,6 +74,87 @@ impl fmt::Display for TeamName {
     }
 }
 
+/// What teams that are named by their uuid are called: the slugs they had when Bitbucket last gave them. Only
+/// for people's eyes; nothing is decided by it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Names(BTreeMap<TeamId, (Box<str>, Timestamp)>);
+
+static NO_NAMES: Names = Names(BTreeMap::new());
+
+impl Names {
+    /// No names are known: a team is then shown by its uuid.
+    pub fn none() -> &'static Names {
+        &NO_NAMES
+    }
+
+    /// The slug of a team, if one was ever seen.
+    pub fn slug(&self, team: TeamId) -> Option<&str> {
+        self.0.get(&team).map(|(slug, _)| &**slug)
+    }
+
+    /// The team that is called so, if there is just one.
+    pub fn team(&self, slug: &str) -> Option<TeamId> {
+        let mut so_called = self.0.iter().filter(|(_, (called, _))| **called == *slug);
+        match (so_called.next(), so_called.next()) {
+            (Some((team, _)), None) => Some(*team),
+            _ => None,
+        }
+    }
+
+    /// What was seen in `membership` of the teams in `of`, with what is known; `None` when that is nothing new. An
+    /// older answer does not replace the slug of a younger one.
+    pub fn seen(&self, membership: &Membership, of: impl Fn(TeamId) -> bool) -> Option<Names> {
+        let as_of = membership.as_of();
+        let mut seen: Option<Names> = None;
+        for team in membership.teams().iter().filter(|team| of(team.id)) {
+            let known = self.0.get(&team.id);
+            if known.is_none_or(|(slug, at)| *slug != team.slug && *at <= as_of) {
+                let names = seen.get_or_insert_with(|| self.clone());
+                names.0.insert(team.id, (team.slug.clone(), as_of));
+            }
+        }
+        seen
+    }
+}
+
+/// A group by the name that people know it by.
+#[derive(Clone, Copy)]
+pub struct Called<'a> {
+    group: &'a Group,
+    names: &'a Names,
+}
+
+impl TeamName {
+    /// The slug; the uuid in braces where no slug is known.
+    pub fn called(&self, names: &Names) -> String {
+        match self {
+            TeamName::Id(id) => names.slug(*id).map_or_else(|| id.braced(), str::to_owned),
+            TeamName::Slug(slug) => slug.to_string(),
+        }
+    }
+}
+
+impl Group {
+    /// With the slug of its team; with the uuid in braces where no slug is known.
+    pub fn called<'a>(&'a self, names: &'a Names) -> Called<'a> {
+        Called { group: self, names }
+    }
+}
+
+impl fmt::Display for Called<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group.team {
+            TeamName::Id(id) if let Some(slug) = self.names.slug(*id) => f.write_str(slug)?,
+            team => team.fmt(f)?,
+        }
+        f.write_str(match self.group.part {
+            None => "",
+            Some(Role::Member) => "/members",
+            Some(Role::Administrator) => "/administrators",
+        })
+    }
+}
+
 /// What a person is in a team.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -110,12 +192,7 @@ impl FromStr for Group {
 
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = match self.part {
-            None => "",
-            Some(Role::Member) => "/members",
-            Some(Role::Administrator) => "/administrators",
-        };
-        write!(f, "{}{part}", self.team)
+        self.called(Names::none()).fmt(f)
     }
 }
 
@@ -296,6 +373,31 @@ mod tests {
         let m = at(0, vec![team("acme", 1, Role::Administrator, false)]);
         assert!(!m.holds(&"acme".parse()?));
         assert_eq!(m.groups(false, |_| true), ["acme"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_team_that_is_named_by_its_uuid_is_called_by_the_slug_that_was_seen_last() -> Result<(), BadName> {
+        let (id, pinned) = (TeamId::from_bytes([1; 16]), "{01010101-0101-0101-0101-010101010101}");
+        let group: Group = format!("{pinned}/administrators").parse()?;
+        let mut names = Names::default();
+        let mut see = |seconds, slug: &str, number| {
+            let seen =
+                names.seen(&at(seconds, vec![team(slug, number, Role::Member, true)]), |team| team == id);
+            let new = seen.is_some();
+            names = seen.unwrap_or_else(|| names.clone());
+            (new, group.called(&names).to_string(), group.team.called(&names))
+        };
+        assert_eq!(see(5, "globex", 2), (false, format!("{pinned}/administrators"), pinned.to_owned()));
+        let acme = |new| (new, "acme/administrators".to_owned(), "acme".to_owned());
+        assert_eq!(see(5, "acme", 1), acme(true));
+        assert_eq!(see(6, "acme", 1), acme(false), "nothing new");
+        assert_eq!(see(4, "earlier", 1), acme(false), "an older answer");
+        assert_eq!(
+            see(7, "umbrella", 1),
+            (true, "umbrella/administrators".to_owned(), "umbrella".to_owned())
+        );
+        assert_eq!(group.to_string(), format!("{pinned}/administrators"));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ pub mod explain;
 
 use crate::identity::VerifiedIdentity;
 use crate::membership::repository::RepositoryName;
-use crate::membership::{Group, Membership};
+use crate::membership::{Group, Membership, Names};
 
 use condition::{Condition, Conditions, Truth};
 
@@ -163,12 +163,12 @@ impl Policy {
 
     /// What would open the door, for the person who stands before it: `ops/administrators`, `anyone at
     /// example.com`. Single people are not named to others: they read as `an account named in the rule`.
-    /// Empty when nothing is asked for beyond signing in.
-    pub fn wanted(&self) -> Vec<String> {
+    /// Teams that are named by their uuid read as in `names`. Empty when nothing is asked for beyond signing in.
+    pub fn wanted(&self, names: &Names) -> Vec<String> {
         let (allow, _) = self.conditions();
         let mut wanted = Vec::new();
         for condition in allow.into_iter().flat_map(Conditions::iter) {
-            let said = condition.without_people().to_string();
+            let said = condition.without_people(names).to_string();
             if !wanted.contains(&said) {
                 wanted.push(said);
             }
@@ -330,7 +330,7 @@ mod tests {
             vec![group("acme/members")?],
         )?;
         assert_eq!(
-            policy.wanted(),
+            policy.wanted(Names::none()),
             [
                 "ops/administrators",
                 "anyone at example.com",
@@ -338,7 +338,7 @@ mod tests {
                 "all of acme, (any of an account named in the rule, x)",
             ]
         );
-        assert!(Policy::Public.wanted().is_empty());
+        assert!(Policy::Public.wanted(Names::none()).is_empty());
         Ok(())
     }
 }

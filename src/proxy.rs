@@ -237,13 +237,14 @@ impl Proxy {
         };
         let (decision, answer) = refusal::answer(&self.services, &asked, &verdict);
         let arrival = asked.arrival;
+        let reason = verdict.reason(&self.services.gate.directory.names());
         let answered = match &verdict {
-            Verdict::Deny(denied) => Answered::denied(arrival, denied),
+            Verdict::Deny(denied) => Answered::denied(arrival, denied, reason.clone().unwrap_or_default()),
             _ => Answered {
                 route: verdict.route().map(|route| route.name.clone()),
                 reason: match answer.status() {
                     StatusCode::TOO_MANY_REQUESTS => Some("too many sign-ins from its address".into()),
-                    _ => verdict.reason(),
+                    _ => reason.clone(),
                 },
                 ..Answered::of(arrival, decision)
             },
@@ -254,7 +255,7 @@ impl Proxy {
                 route: denied.route.name.to_string(),
                 host: answered.arrival.host.to_string(),
                 path: answered.arrival.path.to_string(),
-                reason: denied.reason().into(),
+                reason: reason.unwrap_or_default().into(),
                 client: answered.arrival.client,
                 request_id: answered.arrival.request_id.to_string(),
             };

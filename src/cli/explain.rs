@@ -1,5 +1,5 @@
 //! `teamgate explain`: which route a request meets, which rule decides, and why. Offline: what an account is
-//! in is said on the command line.
+//! in is said on the command line. Only what teams are called that are given by uuid can be asked of a gateway.
 //!
 //! Owns: the hypothetical account. Must not know: how routes are found or rules decide; it asks.
 
@@ -8,12 +8,13 @@ use http::Method;
 use serde_json::json;
 use url::Url;
 
-use super::{ConfigFile, Failure, load, say};
+use super::admin::{Admin, plain};
+use super::{Failure, load, say};
 use crate::clock::Timestamp;
 use crate::config::compile::Compiled;
 use crate::identity::{AccountId, Claims, Email, TeamId, VerifiedIdentity};
 use crate::membership::repository::{Access, BadRepository, Repository};
-use crate::membership::{Group, Membership, Role, Team, TeamName};
+use crate::membership::{Group, Membership, Names, Role, Team, TeamName};
 use crate::policy::explain::sentence;
 use crate::policy::{Decision, Subject, decide};
 use crate::route::Route;
@@ -23,7 +24,10 @@ use crate::route::target::{Target, canonical};
 #[derive(Args)]
 pub(super) struct Explain {
     #[command(flatten)]
-    file: ConfigFile,
+    admin: Admin,
+    /// Ask the running gateway what the teams are called that the configuration gives by uuid; --admin does, too
+    #[arg(long)]
+    names: bool,
     /// The address that is asked for
     #[arg(long, value_name = "URL")]
     url: Url,
@@ -50,14 +54,15 @@ pub(super) struct Explain {
 
 impl Explain {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let compiled = load(&self.file)?;
+        let compiled = load(self.admin.file())?;
+        let names = self.names()?;
         let host = self.url.host_str().unwrap_or_default();
         let host = canonical_host(host).map_err(|refusal| Failure::Input(format!("--url: {refusal}")))?;
         // As it would be sent: without the fragment, which browsers keep to themselves.
         let raw = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
         let target =
             canonical(raw.as_bytes()).map_err(|refusal| Failure::Input(format!("400: {refusal}")))?;
-        let who = self.person()?;
+        let who = self.person(&names)?;
         let Some(route) = compiled.table.find(&host.name, &target.path, &self.method) else {
             return self.answer(
                 &format!("{} {} → no route: 404.", self.method, self.url),
@@ -95,7 +100,7 @@ impl Explain {
             (Some(account), _) => format!("Account {account}"),
             (None, _) => "The account".to_owned(),
         };
-        let sentence = sentence(&decision, &route.policy, &name);
+        let sentence = sentence(&decision, &route.policy, &name, &names);
         let fresh = match (route.max_age, is_public(route)) {
             (Some(own), false) => {
                 format!(" Memberships older than {} s are not believed here.", own.as_secs())
@@ -124,7 +129,7 @@ impl Explain {
     }
 
     /// The account as it is said to be; `None` for nobody.
-    fn person(&self) -> Result<Option<(VerifiedIdentity, Membership)>, Failure> {
+    fn person(&self, names: &Names) -> Result<Option<(VerifiedIdentity, Membership)>, Failure> {
         let nothing = self.groups.is_empty() && self.repository.is_empty();
         if nothing && self.account.is_none() && self.email.is_none() {
             return Ok(None);
@@ -144,14 +149,30 @@ impl Explain {
         };
         Ok(Some((
             VerifiedIdentity::vouched_for(claims),
-            Membership::new(Timestamp::from_unix_millis(0), self.teams())
+            Membership::new(Timestamp::from_unix_millis(0), self.teams(names))
                 .with_repositories(self.repository.clone()),
         )))
     }
 
-    /// One team for each that a group names. Slugs get made-up uuids and uuids made-up slugs: rules compare
-    /// what they name.
-    fn teams(&self) -> Vec<Team> {
+    /// What teams are called, as far as a gateway was asked.
+    fn names(&self) -> Result<Names, Failure> {
+        if !self.names && !self.admin.is_told() {
+            return Ok(Names::default());
+        }
+        let answer = self.admin.gateway()?.ask("GET", "/api/teams", &[], "teams")?;
+        let teams =
+            answer["teams"].as_array().into_iter().flatten().filter(|team| team["given_by"] == "uuid");
+        let teams = teams.filter_map(|team| {
+            let (slug, id) = (plain(team["slug"].as_str()?).into(), team["uuid"].as_str()?.parse().ok()?);
+            Some(Team { slug, id, role: Role::Member, confirmed: false })
+        });
+        let seen = Membership::new(Timestamp::from_unix_millis(0), teams.collect());
+        Ok(Names::none().seen(&seen, |_| true).unwrap_or_default())
+    }
+
+    /// One team for each that a group names. Slugs whose team is not known by `names` get made-up uuids, and uuids
+    /// made-up slugs: rules compare what they name.
+    fn teams(&self, names: &Names) -> Vec<Team> {
         let mut teams: Vec<Team> = Vec::new();
         for (place, group) in self.groups.iter().enumerate() {
             let administers = group.part == Some(Role::Administrator);
@@ -163,7 +184,9 @@ impl Explain {
             let mut made_up = [0xff; 16];
             made_up[..8].copy_from_slice(&(place as u64).to_be_bytes());
             let (slug, id) = match &group.team {
-                TeamName::Slug(slug) => (slug.clone(), TeamId::from_bytes(made_up)),
+                TeamName::Slug(slug) => {
+                    (slug.clone(), names.team(slug).unwrap_or(TeamId::from_bytes(made_up)))
+                }
                 TeamName::Id(id) => (id.to_string().into(), *id),
             };
             teams.push(Team { slug, id, role, confirmed: true });

@@ -235,7 +235,7 @@ fn path_of(id: &str) -> Result<String, Failure> {
     }
 }
 
-fn text(value: &Value, name: &str) -> String {
+pub(super) fn text(value: &Value, name: &str) -> String {
     value[name].as_str().map_or("–".to_owned(), plain)
 }
 
@@ -247,7 +247,7 @@ fn person(session: &Value) -> String {
     }
 }
 
-fn ago(value: &Value, name: &str, now: Timestamp) -> String {
+pub(super) fn ago(value: &Value, name: &str, now: Timestamp) -> String {
     value[name].as_str().and_then(Timestamp::parse).map_or("–".to_owned(), |at| words::ago(now, at))
 }
 

@@ -16,12 +16,12 @@ use crate::bitbucket::{
     self, Bitbucket, Class, HeldBack, Level, Permission, Refusal, Remedy, Right, identity,
 };
 use crate::clock::Timestamp;
-use crate::identity::{TeamId, VerifiedIdentity};
+use crate::identity::{AccountId, TeamId, VerifiedIdentity};
 use crate::membership::{Membership, Role, Team, TeamName};
 use crate::secret::Secret;
 use crate::store::lease::{Claim, Lease, Task};
-use crate::store::{self, Pin, Version};
-use crate::telemetry::audit::{EndReason, Event};
+use crate::store::{self, Version};
+use crate::telemetry::audit::EndReason;
 use crate::telemetry::labels::RequeryOutcome;
 use futures_util::future::join_all;
 
@@ -53,6 +53,7 @@ pub(super) async fn requery(directory: &Directory, account: &Account, settings: 
         Ok(Answered::Elsewhere(known)) => {
             account.trouble.store(None);
             account.failures.store(0, Ordering::Relaxed);
+            directory.note_names(settings, &known.membership);
             directory.publish(account, Arc::new(known), Told::Elsewhere);
             RequeryOutcome::Elsewhere
         }
@@ -294,7 +295,7 @@ impl Asking<'_> {
         };
         let repositories = self.about_met(account, token, now);
         let (profile, membership, repositories) =
-            tokio::join!(profile, self.teams(&known.membership, token, now), repositories);
+            tokio::join!(profile, self.teams(account.id(), &known.membership, token, now), repositories);
         let (identity, profile_as_of) = profile?;
         let membership = membership?.with_repositories(repositories?);
         Ok(Known { identity, profile_as_of, membership })
@@ -302,12 +303,13 @@ impl Asking<'_> {
 
     async fn teams(
         &self,
+        account: AccountId,
         earlier: &Membership,
         token: &Secret<String>,
         now: Timestamp,
     ) -> Result<Membership, Setback> {
         let membership = ask_teams(&self.bitbucket, self.settings, Some(earlier), token, now).await?;
-        Ok(self.directory.without_taken_slugs(self.settings, membership).await?)
+        Ok(self.directory.without_taken_slugs(self.settings, account, membership).await?)
     }
 }
 
@@ -418,35 +420,5 @@ fn is_listed_as(name: &TeamName, slug: &str, id: TeamId) -> bool {
     match name {
         TeamName::Slug(named) => **named == *slug,
         TeamName::Id(named) => *named == id,
-    }
-}
-
-impl Directory {
-    /// Takes out every team whose slug is remembered with another uuid. A slug can be renamed, freed and taken
-    /// by somebody else; the uuid of each configured slug is remembered at first sight.
-    ///
-    /// # Errors
-    ///
-    /// When the memory cannot be read or written.
-    pub async fn without_taken_slugs(
-        &self,
-        settings: &Settings,
-        membership: Membership,
-    ) -> Result<Membership, store::Error> {
-        let configured = settings.teams.iter().flatten().chain(&settings.named);
-        let mut teams = membership.teams().to_vec();
-        for name in configured {
-            let TeamName::Slug(slug) = name else { continue };
-            let Some(at) = teams.iter().position(|team| team.confirmed && team.slug == *slug) else {
-                continue;
-            };
-            if let Pin::Different(pinned) = self.0.store.pin_if_new(slug, teams[at].id).await? {
-                let taken = teams.swap_remove(at);
-                let event = Event::SlugChanged { slug: slug.to_string(), pinned, found: taken.id };
-                self.0.telemetry.audit.record(self.0.clock.now(), &event);
-                self.0.telemetry.metrics.slug_changes_refused.inc();
-            }
-        }
-        Ok(Membership::new(membership.as_of(), teams))
     }
 }

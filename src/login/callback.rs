@@ -186,7 +186,7 @@ impl Login {
         let membership = membership.map_err(FailureKind::Bitbucket)?;
         let membership = self
             .directory
-            .without_taken_slugs(&settings.directory, membership)
+            .without_taken_slugs(&settings.directory, identity.account(), membership)
             .await
             .map_err(FailureKind::Store)?;
         if !settings.directory.admits(&membership) {

@@ -17,6 +17,7 @@ use crate::facts::Shape;
 use crate::gate::cookie::SameSite;
 use crate::gate::{CannotTell, Denied, Missing, Nobody, Outside, SignIn, Verdict, cookie};
 use crate::login::{ReturnTo, Start};
+use crate::membership::Names;
 use crate::snapshot::{Requirements, Snapshot};
 use crate::telemetry::labels::{Decision, SignInOutcome};
 
@@ -36,7 +37,9 @@ pub fn answer(services: &Services, asked: &Asked, verdict: &Verdict) -> (Decisio
         Verdict::SignIn(sign_in) => {
             (Decision::SignIn, ask_to_sign_in(services, asked, &common, sign_in, shape))
         }
-        Verdict::Deny(denied) => (Decision::Deny, refuse(asked, denied, shape)),
+        Verdict::Deny(denied) => {
+            (Decision::Deny, refuse(asked, denied, &services.gate.directory.names(), shape))
+        }
         Verdict::CannotTell(missing) => (Decision::CannotTell, cannot_tell(asked, &common, missing, shape)),
         // Not ours to answer; whoever asks has a bug, and the client gets a page for it.
         Verdict::Forward(_) => (Decision::Error, render::internal(&common, shape)),
@@ -83,7 +86,7 @@ fn ask_to_sign_in(
     }
 }
 
-fn refuse(asked: &Asked, denied: &Denied, shape: Shape) -> Response<Bytes> {
+fn refuse(asked: &Asked, denied: &Denied, names: &Names, shape: Shape) -> Response<Bytes> {
     let snapshot = &asked.snapshot;
     let mut common = asked.common();
     let web = snapshot.edge.bitbucket_web.origin().ascii_serialization();
@@ -92,9 +95,9 @@ fn refuse(asked: &Asked, denied: &Denied, shape: Shape) -> Response<Bytes> {
     let parts = snapshot.assertion.parts == TeamParts::Included;
     let groups = known.membership.groups(parts, |_| true);
     let wanted = match denied.outside {
-        Outside::OfThisRule => denied.route.policy.wanted(),
+        Outside::OfThisRule => denied.route.policy.wanted(names),
         Outside::OfEveryTeam => {
-            snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect()
+            snapshot.login.directory.teams.iter().flatten().map(|team| team.called(names)).collect()
         }
     };
     let again = asked.arrival.link();

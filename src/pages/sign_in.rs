@@ -16,6 +16,7 @@ use crate::facts::Shape;
 use crate::login::callback::{Failure, FailureKind, Params};
 use crate::login::ticket::Mismatch;
 use crate::login::{ReturnTo, Start};
+use crate::membership::Names;
 
 /// `GET /.teamgate/login?rd=/where`.
 pub(super) async fn start(State(services): State<Services>, asked: Asked) -> Response {
@@ -77,14 +78,20 @@ pub(super) async fn callback(State(services): State<Services>, asked: Asked) -> 
         }
         Err(failure) => {
             let again = failure.return_to.as_ref().map_or("/.teamgate/login".to_owned(), sign_in_link);
-            let page = failed(&asked, &common, &failure, &again);
+            let page = failed(&asked, &common, &failure, &again, &services.gate.directory.names());
             own(with_cookies(page, failure.cookies))
         }
     }
 }
 
 /// A page that says what went wrong, and the way on.
-fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) -> http::Response<Bytes> {
+fn failed(
+    asked: &Asked,
+    common: &Common<'_>,
+    failure: &Failure,
+    again: &str,
+    names: &Names,
+) -> http::Response<Bytes> {
     let shape = match asked.shape() {
         // Whoever comes back from Bitbucket is a person, whatever their browser says it accepts.
         Shape::Grpc => Shape::Program,
@@ -105,8 +112,8 @@ fn failed(asked: &Asked, common: &Common<'_>, failure: &Failure, again: &str) ->
             render::misconfigured(common, shape)
         }
         FailureKind::NotInAnyTeam(identity) => {
-            let needs: Vec<String> =
-                asked.snapshot.login.directory.teams.iter().flatten().map(|team| team.to_string()).collect();
+            let teams = asked.snapshot.login.directory.teams.iter().flatten();
+            let needs: Vec<String> = teams.map(|team| team.called(names)).collect();
             let view = NoTeam {
                 person: Person { account: identity.account(), name: identity.display_name() },
                 teams: needs_of(&asked.snapshot, &needs),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::identity::{AccountId, Email, VerifiedIdentity};
 use crate::membership::repository::{Access, RepositoryName};
-use crate::membership::{Group, Membership};
+use crate::membership::{Group, Membership, Names};
 
 /// How deep conditions may stand in one another, so that asking them never exhausts the stack.
 pub const MAX_DEPTH: usize = 16;
@@ -92,8 +92,13 @@ impl Condition {
     }
 
     /// The same with nobody's address or account in it, for other people's eyes.
-    pub(super) fn without_people(&self) -> Shown<'_> {
-        Shown { condition: self, people: People::Hidden, nested: false }
+    pub(super) fn without_people<'c>(&'c self, names: &'c Names) -> Shown<'c> {
+        Shown { condition: self, people: People::Hidden, names, nested: false }
+    }
+
+    /// In full, for operators, with the slugs of teams that are named by their uuid.
+    pub(super) fn called<'c>(&'c self, names: &'c Names) -> Shown<'c> {
+        Shown { condition: self, people: People::Named, names, nested: false }
     }
 }
 
@@ -228,7 +233,7 @@ fn check(condition: &Condition, depth_left: usize) -> Result<(), BadCondition> {
 /// In full, for operators: `ops/administrators`, `all of my-team, anyone at example.com`.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Shown { condition: self, people: People::Named, nested: false }.fmt(f)
+        self.called(Names::none()).fmt(f)
     }
 }
 
@@ -237,6 +242,7 @@ impl fmt::Display for Condition {
 pub(super) struct Shown<'c> {
     condition: &'c Condition,
     people: People,
+    names: &'c Names,
     nested: bool,
 }
 
@@ -249,7 +255,7 @@ enum People {
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.condition, self.people) {
-            (Condition::Group(group), _) => group.fmt(f),
+            (Condition::Group(group), _) => group.called(self.names).fmt(f),
             (Condition::Repository(name, access), _) => write!(f, "{} access to {name}", access.as_str()),
             (Condition::Account(_) | Condition::Email(_), People::Hidden) => {
                 f.write_str("an account named in the rule")
@@ -264,12 +270,12 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-impl Shown<'_> {
-    fn within<'c>(&self, condition: &'c Condition) -> Shown<'c> {
-        Shown { condition, people: self.people, nested: true }
+impl<'c> Shown<'c> {
+    fn within(&self, condition: &'c Condition) -> Shown<'c> {
+        Shown { condition, nested: true, ..*self }
     }
 
-    fn list(&self, f: &mut fmt::Formatter<'_>, what: &str, conditions: &[Condition]) -> fmt::Result {
+    fn list(&self, f: &mut fmt::Formatter<'_>, what: &str, conditions: &'c [Condition]) -> fmt::Result {
         let said: Vec<String> = conditions.iter().map(|one| self.within(one).to_string()).collect();
         let (open, close) = if self.nested { ("(", ")") } else { ("", "") };
         write!(f, "{open}{what} {}{close}", said.join(", "))

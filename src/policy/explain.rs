@@ -7,29 +7,32 @@ use std::fmt;
 
 use super::condition::{Condition, leaves};
 use super::{Decision, Doubt, Grounds, Policy, Reason};
+use crate::membership::Names;
 
 /// Says what was decided on `who` and why, for operators: it names people that the rule names. No full stop
-/// at the end, so that it can be a field of a log line.
-pub fn sentence(decision: &Decision<'_>, policy: &Policy, who: &str) -> String {
+/// at the end, so that it can be a field of a log line. Teams that are named by their uuid read as in `names`.
+pub fn sentence(decision: &Decision<'_>, policy: &Policy, who: &str, names: &Names) -> String {
     match decision {
         Decision::Allow(Grounds::Public) => format!("{who} may pass: the route is public"),
         Decision::Allow(Grounds::SignedIn) => format!("{who} may pass: the route is for every account"),
         Decision::Allow(Grounds::Matched(condition)) => {
-            format!("{who} may pass: the route admits {condition}")
+            format!("{who} may pass: the route admits {}", condition.called(names))
         }
-        Decision::AskSignIn => format!("{who} must sign in: the route is for {}", admitted(policy)),
+        Decision::AskSignIn => format!("{who} must sign in: the route is for {}", admitted(policy, names)),
         Decision::Deny(Reason::NothingMatched) => {
-            format!("{who} may not pass: the route is for {}", admitted(policy))
+            format!("{who} may not pass: the route is for {}", admitted(policy, names))
         }
         Decision::Deny(Reason::Denied(condition)) => {
-            format!("{who} may not pass: the route shuts out {condition}, and deny wins")
+            format!("{who} may not pass: the route shuts out {}, and deny wins", condition.called(names))
         }
         Decision::CannotTell(Doubt::OfAllow(condition)) => format!(
-            "cannot tell whether {who} may pass: the route admits {condition}, and {}",
+            "cannot tell whether {who} may pass: the route admits {}, and {}",
+            condition.called(names),
             unsaid(condition)
         ),
         Decision::CannotTell(Doubt::OfDeny(condition)) => format!(
-            "cannot tell whether {who} may pass: the route shuts out {condition}, and {}",
+            "cannot tell whether {who} may pass: the route shuts out {}, and {}",
+            condition.called(names),
             unsaid(condition)
         ),
     }
@@ -45,34 +48,52 @@ fn unsaid(condition: &Condition) -> &'static str {
     }
 }
 
-/// On which grounds, as a word or two for a log line.
-impl fmt::Display for Grounds<'_> {
+/// Something in words, with the slugs of teams that are named by their uuid.
+pub struct Worded<'a, T> {
+    of: T,
+    names: &'a Names,
+}
+
+impl<'a> Grounds<'a> {
+    /// On which grounds, as a word or two for a log line.
+    pub fn worded(self, names: &'a Names) -> Worded<'a, Grounds<'a>> {
+        Worded { of: self, names }
+    }
+}
+
+impl<'a> Reason<'a> {
+    /// For what reason, as a word or two for a log line.
+    pub fn worded(self, names: &'a Names) -> Worded<'a, Reason<'a>> {
+        Worded { of: self, names }
+    }
+}
+
+impl fmt::Display for Worded<'_, Grounds<'_>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match self.of {
             Grounds::Public => f.write_str("public"),
             Grounds::SignedIn => f.write_str("signed-in"),
-            Grounds::Matched(condition) => condition.fmt(f),
+            Grounds::Matched(condition) => condition.called(self.names).fmt(f),
         }
     }
 }
 
-/// For what reason, as a word or two for a log line.
-impl fmt::Display for Reason<'_> {
+impl fmt::Display for Worded<'_, Reason<'_>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match self.of {
             Reason::NothingMatched => f.write_str("no rule admits the account"),
-            Reason::Denied(condition) => write!(f, "denied: {condition}"),
+            Reason::Denied(condition) => write!(f, "denied: {}", condition.called(self.names)),
         }
     }
 }
 
-fn admitted(policy: &Policy) -> String {
+fn admitted(policy: &Policy, names: &Names) -> String {
     match policy {
         Policy::Public => "everybody".to_owned(),
         Policy::SignedIn { .. } => "every account".to_owned(),
         Policy::Rules { allow, .. } if allow.is_empty() => "nobody".to_owned(),
         Policy::Rules { allow, .. } => {
-            let admitted: Vec<String> = allow.iter().map(ToString::to_string).collect();
+            let admitted: Vec<String> = allow.iter().map(|one| one.called(names).to_string()).collect();
             admitted.join("; or ")
         }
     }
@@ -133,7 +154,7 @@ mod tests {
                  without confirming the membership",
             ),
         ] {
-            assert_eq!(sentence(&decision, policy, "ada"), expected);
+            assert_eq!(sentence(&decision, policy, "ada", Names::none()), expected);
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::context::{Admitted, Context, Stage};
 use super::patience::Stalled;
 use crate::clock::Clock;
+use crate::directory::Directory;
 use crate::gate::By;
+use crate::membership::Names;
 use crate::policy::Decision as PolicyDecision;
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::Entry;
@@ -20,6 +22,8 @@ pub struct Accounts {
     pub telemetry: Telemetry,
     /// Tells the time where a request was not understood as far as that.
     pub clock: Clock,
+    /// Knows what teams are called that a rule names by their uuid.
+    pub directory: Directory,
 }
 
 /// What the connection has to say of a request.
@@ -55,7 +59,7 @@ impl Accounts {
             return;
         }
         let grounds = match &context.stage {
-            Stage::Admitted(admitted) => Some(grounds(admitted)),
+            Stage::Admitted(admitted) => Some(grounds(admitted, &self.directory.names())),
             _ => None,
         };
         let reason = match &context.stage {
@@ -99,10 +103,10 @@ impl Accounts {
 }
 
 /// By which rule, as the log says it.
-fn grounds(admitted: &Admitted) -> String {
+fn grounds(admitted: &Admitted, names: &Names) -> String {
     match admitted.pass.decision() {
         _ if admitted.pass.by() == By::Preflight => "it is a CORS preflight".to_owned(),
-        PolicyDecision::Allow(grounds) => grounds.to_string(),
+        PolicyDecision::Allow(grounds) => grounds.worded(names).to_string(),
         // Deciding is pure; on the same values it does not change its mind.
         _ => String::new(),
     }

@@ -182,12 +182,12 @@ impl Answered {
     }
 
     /// An answer to somebody whom a rule did not admit.
-    pub fn denied(arrival: Arrival, denied: &Denied) -> Answered {
+    pub fn denied(arrival: Arrival, denied: &Denied, reason: Box<str>) -> Answered {
         Answered {
             arrival,
             decision: Decision::Deny,
             route: Some(denied.route.name.clone()),
-            reason: Some(denied.reason()),
+            reason: Some(reason),
             account: Some(denied.who.session.account.id()),
         }
     }

@@ -3,7 +3,7 @@
 //! Owns: every operation on the server, the names of its keys, the order of writes that touch several of them.
 //! Must not know: how records are sealed, how connections are made.
 //!
-//! Keys are spread over [`SHARDS`] parts by the first bits of what they are kept under, and all that is kept of a
+//! Keys are spread over `SHARDS` parts by the first bits of what they are kept under, and all that is kept of a
 //! part has one hash tag, `prefix:{part}:name`, so that a Cluster has it in one slot and a script can treat it as
 //! one. A table is a hash, with a sorted set beside it that has its keys in order.
 //!
@@ -12,7 +12,7 @@
 //! then taken off that list, and then told to the other replicas; when that fails the caller hears so, and asks
 //! again. Grants are whole in one part.
 //!
-//! Nothing expires by the server's clock: [`Redis::sweep`] removes what is over by the clock that it is told.
+//! Nothing expires by the server's clock: `Redis::sweep` removes what is over by the clock that it is told.
 
 mod feed;
 mod link;

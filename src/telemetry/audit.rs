@@ -194,6 +194,29 @@ pub enum Event {
         /// The workspace that has it now.
         found: TeamId,
     },
+    /// An operator has a slug mean another workspace from now on.
+    SlugAccepted {
+        /// The slug.
+        slug: String,
+        /// The workspace that it meant, if any.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pinned: Option<TeamId>,
+        /// The workspace that it means now.
+        found: TeamId,
+        /// On whose word.
+        #[serde(flatten)]
+        word: Word,
+    },
+    /// An operator had forgotten what a slug meant: the next workspace that has it is remembered.
+    SlugForgotten {
+        /// The slug.
+        slug: String,
+        /// The workspace that it meant.
+        pinned: TeamId,
+        /// On whose word.
+        #[serde(flatten)]
+        word: Word,
+    },
     /// Another key signs.
     KeysRotated {
         /// What the key is for: `assertion`, or `secret` for cookies and everything stored.
@@ -360,7 +383,7 @@ pub(super) mod tests {
                 count: 2,
                 word: word.clone(),
             },
-            Event::KeysDistrusted { keys: vec!["k-1".to_owned()], word },
+            Event::KeysDistrusted { keys: vec!["k-1".to_owned()], word: word.clone() },
             Event::Denied {
                 account,
                 route: "wiki".to_owned(),
@@ -391,6 +414,13 @@ pub(super) mod tests {
                 pinned: TeamId::from_bytes([3; 16]),
                 found: TeamId::from_bytes([4; 16]),
             },
+            Event::SlugAccepted {
+                slug: "ops".to_owned(),
+                pinned: Some(TeamId::from_bytes([3; 16])),
+                found: TeamId::from_bytes([4; 16]),
+                word: word.clone(),
+            },
+            Event::SlugForgotten { slug: "ops".to_owned(), pinned: TeamId::from_bytes([3; 16]), word },
             Event::KeysRotated { purpose: "assertion", key: "k-2".to_owned() },
             Event::CertificateReloaded { certificate: "tls.crt".to_owned(), sha256: "aabb".to_owned() },
             Event::LinesDropped { count: 3 },

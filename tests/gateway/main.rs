@@ -35,5 +35,6 @@ mod rewriting;
 mod sessions;
 mod spoofing;
 mod streaming;
+mod teams;
 mod tls;
 mod upstreams;
